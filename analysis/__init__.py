@@ -1,0 +1,33 @@
+"""Scaling laws and exchange rates from any table: fits, intervals, validation, figures, reports.
+
+table = analysis.read_table("runs.csv")
+fit = analysis.fit(table, x="tokens", y="recall", transform="error", law="power_floor", cluster="run")
+print(fit.summary())
+"""
+
+from analysis.exchange import exchange_rate, rank_proxies
+from analysis.extrapolation import leave_largest_out
+from analysis.fitted import Fit, Prediction
+from analysis.fitting import fit
+from analysis.laws import LAWS, Law, Param, get_law, register
+from analysis.rates import Ranking, Rate
+from analysis.table import TableError, read_results, read_table
+
+__all__ = [
+    "LAWS",
+    "Fit",
+    "Law",
+    "Param",
+    "Prediction",
+    "Ranking",
+    "Rate",
+    "TableError",
+    "exchange_rate",
+    "fit",
+    "get_law",
+    "leave_largest_out",
+    "rank_proxies",
+    "read_results",
+    "read_table",
+    "register",
+]

@@ -1,0 +1,219 @@
+"""What speaks against a fit (its warnings), how its held-out points fell, and the record of how it was made."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from analysis.fitted import Fit
+from analysis.intervals import FEW_CLUSTERS, Draws
+
+if TYPE_CHECKING:
+    import polars as pl
+
+LOW_SHARE = 0.2  # of starts at the best optimum
+SMALL_FLOOR = 0.2  # of the fitted value at the largest x: under it a floor cannot be told from a slower power law
+FEW_DECADES = 3.0
+ILL_CONDITIONED = 1e4
+
+
+def complete(fit: Fit, table: pl.DataFrame, drawn: Draws | None, dropped: list[str]) -> Fit:
+    """The fit with its held-out comparison, warnings and checklist filled in."""
+    fit = replace(fit, holdout=_holdout(fit))
+    warnings = [*_about_numbers(fit, drawn), *about_runs(table)]
+    method = "none" if drawn is None else drawn.method
+    return replace(fit, warnings=tuple(warnings), checklist=_checklist(fit, table, method, dropped))
+
+
+def _holdout(fit: Fit) -> dict[str, Any] | None:
+    held = fit.points.held
+    if not held.any():
+        return None
+    x, observed = fit.points.x[:, held], fit.points.y[held]
+    mean, low, high = fit.predict(x if len(fit.x) > 1 else x[0], interval=fit.level)
+    within = (low <= observed) & (observed <= high)
+    names = [name for name, out in zip(fit.points.cluster, held, strict=True) if out]
+    known = bool(len(fit.draws))
+    return {
+        "kind": "largest",
+        "x": float(x[0].max()),
+        "factor": float(x[0].max() / fit.points.x[0, ~held].max()),
+        "level": fit.level,
+        "of": int(held.sum()),
+        "within": int(within.sum()) if known else None,
+        "all_within": bool(within.all()) if known else None,
+        "relative_error": float(np.mean(mean) / np.mean(observed) - 1.0),
+        "rows": [
+            {
+                "cluster": names[k],
+                "x": x[:, k].tolist(),
+                "observed": float(observed[k]),
+                "predicted": float(mean[k]),
+                "low": float(low[k]) if known else None,
+                "high": float(high[k]) if known else None,
+                "within": bool(within[k]) if known else None,
+            }
+            for k in range(len(observed))
+        ],
+    }
+
+
+def _about_numbers(fit: Fit, drawn: Draws | None) -> list[str]:
+    found: list[str] = []
+    floor = fit.form.floor
+    if floor and floor not in fit.options["pin"]:
+        reasons = _unidentified(fit, floor)
+        if reasons:
+            found.append(
+                f"the floor {floor} is not identified: {'; '.join(reasons)}; do not extrapolate on its strength"
+            )
+    if fit.options["resamples"] and drawn is None:
+        found.append(f"no interval: {fit.clusters} clusters are not enough for {len(fit.params)} parameters")
+    elif fit.clusters < FEW_CLUSTERS:
+        method = drawn.method if drawn else "no resampling asked for"
+        found.append(f"few clusters: {fit.clusters} (under {FEW_CLUSTERS}); {method}")
+    share = fit.objective["share_at_optimum"]
+    if share < LOW_SHARE:
+        found.append(
+            f"only {share:.0%} of {fit.objective['starts']} starts reached the best optimum: it may not be the best"
+        )
+    condition = fit.diagnostics["condition"]
+    if condition is None or condition > ILL_CONDITIONED:
+        found.append("the parameters cannot be told apart on these points (condition number above 1e4)")
+    at_bound = _at_bound(fit)
+    if at_bound:
+        found.append(f"{', '.join(at_bound)} stopped at the bound of its range")
+    if drawn is not None and drawn.failed > 0.05 * fit.options["resamples"]:
+        found.append(f"{drawn.failed} of {fit.options['resamples']} resamples could not be fitted")
+    if _flat(fit):
+        found.append(f"the curve is flat: the slope of {fit.y_label} in log {fit.x[0]} has an interval that includes 0")
+    held = fit.holdout
+    if held and held["within"] is not None and not held["all_within"]:
+        found.append(
+            f"held out: only {held['within']} of {held['of']} runs at the largest x lie in the prediction interval"
+        )
+    return found
+
+
+def _unidentified(fit: Fit, floor: str) -> list[str]:
+    used = fit.points.x[:, fit.points.used]
+    smallest = float(fit.points.y[fit.points.used].min())
+    reasons = []
+    low = fit.intervals()[floor][0]
+    if fit.params[floor] <= 1e-9 * smallest:
+        reasons.append("it is 0")
+    elif np.isfinite(low) and low <= 1e-3 * smallest:
+        reasons.append("its interval reaches 0")
+    if fit.params[floor] < SMALL_FLOOR * smallest:
+        reasons.append(f"it is under {SMALL_FLOOR:.0%} of the smallest value")
+    decades = float(np.log10(used[0].max() / used[0].min()))
+    if decades < FEW_DECADES - 1e-9:
+        reasons.append(f"{fit.x[0]} spans {decades:.1f} decades, under {FEW_DECADES:g}")
+    return reasons
+
+
+def _at_bound(fit: Fit) -> list[str]:
+    names = []
+    for param in fit.form.params:
+        value = fit.params[param.name]
+        ends = [end for end in (param.low, param.high) if np.isfinite(end) and end != 0]
+        if param.name not in fit.options["pin"] and any(np.isclose(value, end, rtol=1e-6) for end in ends):
+            names.append(param.name)
+    return names
+
+
+def _flat(fit: Fit) -> bool:
+    """Whether the straight-line slope in log x has a t interval (95 %) that includes 0: asked of one-axis laws."""
+    if len(fit.x) != 1:
+        return False
+    from scipy.special import stdtrit  # scipy.stats takes a second to import
+
+    used = fit.points.used
+    u, y = np.log(fit.points.x[0, used]), fit.points.y[used]
+    if len(y) < 3:
+        return False
+    u = u - u.mean()
+    slope = u @ y / (u @ u)
+    rest = y - y.mean() - slope * u
+    error = np.sqrt(rest @ rest / (len(y) - 2) / (u @ u))
+    return bool(abs(slope) <= stdtrit(len(y) - 2, 0.975) * error)
+
+
+def about_runs(table: pl.DataFrame) -> list[str]:
+    """Warnings that the other columns of a results table give: tuning, repeats, mixed environments, simulation."""
+    found: list[str] = []
+    if "lr_at_edge" in table.columns and (at_edge := _truths(table, "lr_at_edge")):
+        found.append(f"learning rate not bracketed: its optimum lies at the edge of the lr axis in {at_edge} rows")
+    if "passes" in table.columns and table["passes"].dtype.is_numeric():
+        over = int((table["passes"].fill_null(0) > 1).sum())
+        if over:
+            found.append(f"repeated data: passes > 1 in {over} of {table.height} rows (marked in the figure)")
+    for name in ("device", "versions"):
+        if name in table.columns and table[name].n_unique() > 1:
+            found.append(f"mixed environments: {table[name].n_unique()} different values of {name!r}")
+    if "simulated" in table.columns and (simulated := _truths(table, "simulated")):
+        found.append(f"simulated data in {simulated} of {table.height} rows")
+    return found
+
+
+def _truths(table: pl.DataFrame, name: str) -> int:
+    return sum(value in (True, 1, "true", "True") for value in table[name].to_list())
+
+
+def _spread(table: pl.DataFrame, name: str) -> str | None:
+    """`1e+06 to 3e+07 (6 values)` for a numeric column that is there."""
+    if name not in table.columns or not table[name].dtype.is_numeric():
+        return None
+    values = table[name].drop_nulls()
+    if not len(values):
+        return None
+    count = values.n_unique()
+    low, high = float(values.min()), float(values.max())  # type: ignore[arg-type]
+    return f"{low:.6g} (all)" if count == 1 else f"{low:.6g} to {high:.6g} ({count} values)"
+
+
+def _checklist(fit: Fit, table: pl.DataFrame, method: str, dropped: list[str]) -> dict[str, Any]:
+    """The (Mis)Fitting checklist (Li et al. 2025); None says that the table does not tell."""
+    options, objective = fit.options, fit.objective
+    holdout = "none" if fit.holdout is None else f"largest x held out, {fit.holdout['factor']:.3g} x beyond the fit"
+    counts = {name: _spread(table, name) for name in ("params", "tokens", "unique_tokens", "passes", "FLOPs", "flops")}
+    return {
+        "form": f"{fit.form.name}: {fit.form.formula}",
+        "form_reason": fit.form.about,
+        "fitted": f"{fit.y_label} on {', '.join(fit.x)}",
+        "pinned": options["pin"] or "nothing",
+        "points": fit.n,
+        "points_dropped": ", ".join(dropped) or "none",
+        "clusters": fit.clusters,
+        "cluster": options["cluster"] or "each row its own",
+        "replicates": fit.noise["replicate_df"],
+        "decades": fit.diagnostics["decades"],
+        "counts": {name: text for name, text in counts.items() if text},
+        "tuning": _tuning(table),
+        "checkpoints": "one per run" if fit.clusters == len(set(fit.points.cluster)) == len(fit.points.y)
+        else "several rows per cluster",
+        "objective": _objective_words(objective),
+        "optimiser": f"{objective['optimiser']}, tolerance {objective['tolerance']:g}, {objective['starts']} starts",
+        "starts_at_optimum": objective["share_at_optimum"],
+        "uncertainty": method,
+        "resamples": len(fit.draws),
+        "validation": holdout,
+    }  # fmt: skip
+
+
+def _objective_words(objective: dict[str, Any]) -> str:
+    huber = f", delta {objective['delta']:g}" if objective["delta"] is not None else ""
+    what = "r^2 / 2" if objective["loss"] == "squares" else "Huber's loss"
+    return f"sum of {what} of {objective['space']} residuals{huber}"
+
+
+def _tuning(table: pl.DataFrame) -> str | None:
+    if "lr" not in table.columns:
+        return None
+    rates = _spread(table, "lr")
+    if "lr_at_edge" not in table.columns:
+        return f"learning rate {rates}"
+    edge = "at the edge of its axis in some rows" if _truths(table, "lr_at_edge") else "bracketed in all rows"
+    return f"learning rate {rates}, {edge}"

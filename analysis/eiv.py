@@ -1,0 +1,89 @@
+"""Errors in variables: a slope when both axes carry noise of known size (Fuller 1987, sections 1.3 and 3.1).
+
+Versions scatter about the line for two reasons: the noise of their seeds, which replicates measure, and because no
+proxy is the whole truth. Deming's estimate with the seeds' variance ratio assumes the first alone and is biased where
+the second is present; correcting the moments for the known noise is right for both. So: slope =
+(s_xy - k c) / (s_xx - k a) with noise variances a (x), b (y), covariance c, and k = 1 (moments) where S - noise is a
+possible covariance matrix, else k = the root of det(S - k noise) = 0 that is under 1, which is Deming's estimate.
+
+Everything is batched: a member of the batch is one resample, given by how often it takes each version.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class Versions:
+    """Means per version: x, y (v,); sums of squares within versions xx, yy, xy (v,), their df (v,), seeds (v,).
+
+    `ratio` is set where there are no replicates: the noise variance of y over that of x on standardised axes.
+    """
+
+    x: np.ndarray
+    y: np.ndarray
+    within: np.ndarray
+    freedom: np.ndarray
+    seeds: np.ndarray
+    ratio: float | None = None
+
+    def pick(self, rows: np.ndarray) -> Versions:
+        return Versions(
+            self.x[rows], self.y[rows], self.within[:, rows], self.freedom[rows], self.seeds[rows], self.ratio
+        )
+
+    def noise(self, counts: np.ndarray) -> np.ndarray:
+        """Error variances of the means, a, b and c: (3, batch), from counts (batch, v)."""
+        freedom = np.maximum(counts @ self.freedom, 1e-300)
+        share = (counts @ (1.0 / self.seeds)) / counts.sum(axis=1)  # mean of 1 / seeds
+        return np.stack([counts @ part for part in self.within]) / freedom * share
+
+
+def moments(v: Versions, counts: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """s_xx, s_yy, s_xy (batch,) of the version means for counts (batch, v)."""
+    total = counts.sum(axis=1)
+    x, y = v.x - v.x.mean(), v.y - v.y.mean()
+    mx, my = counts @ x / total, counts @ y / total
+    sums = [counts @ (x * x) - total * mx * mx, counts @ (y * y) - total * my * my, counts @ (x * y) - total * mx * my]
+    xx, yy, xy = (part / np.maximum(total - 1, 1) for part in sums)
+    return np.maximum(xx, 0.0), np.maximum(yy, 0.0), xy
+
+
+def slopes(v: Versions, counts: np.ndarray) -> np.ndarray:
+    """The slope (batch,) for counts (batch, v); NaN where x does not vary beyond its noise."""
+    xx, yy, xy = moments(v, counts)
+    with np.errstate(all="ignore"):
+        if v.ratio is None:
+            a, b, c = v.noise(counts)
+            k = np.minimum(_root(xx, yy, xy, a, b, c), 1.0)
+        else:
+            # Only the ratio of the noises is assumed, so the least k that explains the scatter is taken: Deming.
+            one = np.ones(len(v.x))[None]
+            full_xx, full_yy, _ = moments(v, one)
+            a, b, c = np.full_like(xx, full_xx[0]), np.full_like(xx, v.ratio * full_yy[0]), np.zeros_like(xx)
+            k = _root(xx, yy, xy, a, b, c)
+        k = np.where(np.isfinite(k), k, 0.0)
+        slope = (xy - k * c) / (xx - k * a)
+        return np.where(np.isfinite(slope) & (xx - k * a > 1e-9 * xx), slope, np.nan)
+
+
+def _root(xx: np.ndarray, yy: np.ndarray, xy: np.ndarray, a: np.ndarray, b: np.ndarray, c: np.ndarray) -> np.ndarray:
+    """The smaller root of det(S - k noise) = 0, in the form that stays finite where a noise is 0."""
+    middle = a * yy + b * xx - 2 * c * xy
+    inner = np.maximum(middle**2 - 4 * (a * b - c * c) * np.maximum(xx * yy - xy * xy, 0.0), 0.0)
+    return 2 * np.maximum(xx * yy - xy * xy, 0.0) / (middle + np.sqrt(inner))
+
+
+def jackknife(v: Versions, counts: np.ndarray) -> np.ndarray:
+    """Standard error of the slope (batch,) by leaving out one version at a time from each resample."""
+    batch, n = counts.shape
+    left = counts[:, None, :] - np.eye(n)[None]
+    weight = counts  # leaving out a version drawn twice happens twice
+    values = slopes(v, np.maximum(left, 0.0).reshape(batch * n, n)).reshape(batch, n)
+    values = np.where(weight > 0, values, 0.0)
+    total = counts.sum(axis=1)
+    mean = np.sum(weight * values, axis=1) / total
+    return np.sqrt((total - 1) / total * np.sum(weight * (values - mean[:, None]) ** 2, axis=1))

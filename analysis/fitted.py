@@ -1,0 +1,257 @@
+"""A fitted law: parameters with intervals, predictions, the record of how it was made. Saved as JSON, whole."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple, overload
+
+import numpy as np
+
+from analysis.intervals import NOISE_REPEATS, central, normal_scores, shift
+from analysis.laws import Law, get_law
+from analysis.table import TableError
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+FORMAT = "analysis.fit/1"
+
+
+class Prediction(NamedTuple):
+    """Values of the law and the ends of their interval; each has the shape of the x asked for."""
+
+    mean: np.ndarray
+    low: np.ndarray
+    high: np.ndarray
+
+
+@dataclass(frozen=True)
+class Points:
+    """The rows behind a fit, in canonical order: x (axes, n), y (n,) after the transform, and what figures mark."""
+
+    x: np.ndarray
+    y: np.ndarray
+    cluster: tuple[str, ...]
+    held: np.ndarray
+    passes: np.ndarray
+
+    @property
+    def used(self) -> np.ndarray:
+        return ~self.held
+
+
+@dataclass(frozen=True, eq=False)
+class Fit:
+    """A law fitted to a table. Made by `analysis.fit` or `Fit.load`; two fits are equal if all that they save is.
+
+    All values are those of y *after* the transform (errors, where transform is "error").
+    `draws` (draws, p) are resampled parameters; their percentiles are the intervals. It is empty where no interval
+    can be given, and then every interval is (nan, nan).
+    """
+
+    law: str
+    params: dict[str, float]
+    x: tuple[str, ...]
+    y: str
+    transform: str
+    n: int
+    clusters: int
+    objective: dict[str, Any]
+    diagnostics: dict[str, Any]
+    noise: dict[str, Any]
+    warnings: tuple[str, ...]
+    checklist: dict[str, Any]
+    options: dict[str, Any]
+    data_hash: str
+    points: Points = field(repr=False)
+    draws: np.ndarray = field(repr=False)
+    noise_draws: np.ndarray = field(repr=False)
+    holdout: dict[str, Any] | None = None
+    level: float = 0.95
+
+    @property
+    def form(self) -> Law:
+        """The law itself."""
+        return get_law(self.law)
+
+    @property
+    def y_label(self) -> str:
+        return f"1 - {self.y}" if self.transform == "error" else self.y
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Fit) and json.dumps(self.to_dict()) == json.dumps(other.to_dict())
+
+    def intervals(self, level: float = 0.95) -> dict[str, tuple[float, float]]:
+        """Interval of each parameter at `level`: {"alpha": (low, high), ...}; of a pinned one both ends are equal."""
+        if not len(self.draws):
+            pinned = self.options["pin"]
+            return {name: (pinned.get(name, np.nan),) * 2 for name in self.params}
+        low, high = central(self.draws, level)
+        return {name: (float(low[k]), float(high[k])) for k, name in enumerate(self.params)}
+
+    def _axes(self, x: Any) -> tuple[np.ndarray, tuple[int, ...]]:
+        values = np.asarray(x, float)
+        count = len(self.x)
+        if count > 1 and (values.ndim == 0 or values.shape[0] != count):
+            raise TableError(f"predict: this law has the axes {', '.join(self.x)}; give x with {count} rows")
+        shape = values.shape if count == 1 else values.shape[1:]
+        axes = values.reshape(count, -1)
+        if not np.all(np.isfinite(axes) & (axes > 0)):
+            raise TableError("predict: x must be finite and above 0")
+        return axes, shape
+
+    @overload
+    def predict(self, x: Any, interval: None = None) -> np.ndarray: ...
+    @overload
+    def predict(self, x: Any, interval: float) -> Prediction: ...
+    def predict(self, x: Any, interval: float | None = None) -> np.ndarray | Prediction:
+        """The law at x. With `interval`, also the prediction interval for *one new run* (its seed noise included).
+
+        x: any shape; for laws with several axes, shape (axes, ...). Returns float64 of that shape, or a Prediction.
+        """
+        axes, shape = self._axes(x)
+        mean = self.form.values(axes, np.array(list(self.params.values()))).reshape(shape)
+        if interval is None:
+            return mean
+        if not len(self.draws):
+            return Prediction(mean, np.full(shape, np.nan), np.full(shape, np.nan))
+        curves = np.repeat(self.form.values(axes, self.draws), NOISE_REPEATS, axis=0)
+        scores = normal_scores(len(curves), seed=self.options["seed"] + 1)
+        noise = np.repeat(self.noise_draws, NOISE_REPEATS) * scores
+        low, high = central(shift(self.form, curves, noise[:, None]), interval)
+        return Prediction(mean, low.reshape(shape), high.reshape(shape))
+
+    def band(self, x: Any, level: float = 0.95) -> Prediction:
+        """The law at x with the interval of its *mean*: where the curve lies, not where a new run will."""
+        axes, shape = self._axes(x)
+        mean = self.predict(x)
+        if not len(self.draws):
+            return Prediction(mean, np.full(shape, np.nan), np.full(shape, np.nan))
+        low, high = central(self.form.values(axes, self.draws), level)
+        return Prediction(mean, low.reshape(shape), high.reshape(shape))
+
+    def summary(self) -> str:
+        """The fit in words and numbers, a few lines of text."""
+        from analysis.words import fit_summary
+
+        return fit_summary(self)
+
+    def plot(self, ax: Axes) -> None:
+        """Draw the runs, the curve, the band of the mean and the prediction interval onto matplotlib axes."""
+        from analysis.figures import draw_fit
+
+        draw_fit(ax, self)
+
+    def to_dict(self) -> dict[str, Any]:
+        """What `save` writes: plain JSON types only."""
+        points = self.points
+        return {
+            "format": FORMAT,
+            "law": self.law,
+            "formula": self.form.formula,
+            "params": self.params,
+            "level": self.level,
+            "intervals": {name: list(ends) for name, ends in self.intervals(self.level).items()},
+            "objective": self.objective,
+            "n": self.n,
+            "clusters": self.clusters,
+            "warnings": list(self.warnings),
+            "checklist": self.checklist,
+            "diagnostics": self.diagnostics,
+            "noise": self.noise,
+            "holdout": self.holdout,
+            "x": list(self.x),
+            "y": self.y,
+            "transform": self.transform,
+            "options": self.options,
+            "data_hash": self.data_hash,
+            "points": {
+                "x": points.x.tolist(),
+                "y": points.y.tolist(),
+                "cluster": list(points.cluster),
+                "held": points.held.tolist(),
+                "passes": points.passes.tolist(),
+            },
+            "draws": self.draws.tolist(),
+            "noise_draws": self.noise_draws.tolist(),
+        }
+
+    def save(self, path: str | Path) -> Path:
+        """Write the fit as JSON; a NaN is written as null, so that any reader takes it."""
+        path = Path(path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(nan_to_null(self.to_dict()), allow_nan=False, indent=None) + "\n")
+        return path
+
+    @classmethod
+    def load(cls, path: str | Path) -> Fit:
+        """Read a saved fit.
+
+        Raises:
+            TableError: the file is missing, is no saved fit, or its law is not registered here.
+        """
+        data = read_saved(path, FORMAT)
+        get_law(data["law"])
+        points = data["points"]
+        return cls(
+            law=data["law"],
+            params={name: _number(value) for name, value in data["params"].items()},
+            x=tuple(data["x"]),
+            y=data["y"],
+            transform=data["transform"],
+            n=data["n"],
+            clusters=data["clusters"],
+            objective=data["objective"],
+            diagnostics=data["diagnostics"],
+            noise=data["noise"],
+            warnings=tuple(data["warnings"]),
+            checklist=data["checklist"],
+            options=data["options"],
+            data_hash=data["data_hash"],
+            points=Points(
+                np.array(points["x"], float),
+                np.array(points["y"], float),
+                tuple(points["cluster"]),
+                np.array(points["held"], bool),
+                np.array(points["passes"], float),
+            ),
+            draws=np.array(data["draws"], float).reshape(-1, len(data["params"])),
+            noise_draws=np.array(data["noise_draws"], float),
+            holdout=data["holdout"],
+            level=data["level"],
+        )
+
+
+def read_saved(path: str | Path, kind: str) -> dict[str, Any]:
+    """A saved JSON document of one format.
+
+    Raises:
+        TableError: the file is missing, is not JSON, or is of another format.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise TableError(f"{path}: no such file")
+    try:
+        data = json.loads(path.read_text())
+    except ValueError as error:
+        raise TableError(f"{path}: not JSON ({error})") from error
+    if not isinstance(data, dict) or data.get("format") != kind:
+        raise TableError(f"{path}: not a saved {kind}")
+    return data
+
+
+def _number(value: float | None) -> float:
+    return float("nan") if value is None else float(value)
+
+
+def nan_to_null(value: Any) -> Any:
+    """JSON has no NaN: null stands for it, in a document of any depth."""
+    if isinstance(value, dict):
+        return {key: nan_to_null(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [nan_to_null(item) for item in value]
+    if isinstance(value, float) and not np.isfinite(value):
+        return None
+    return value

@@ -1,0 +1,268 @@
+"""`fit`: a law on the columns of a table, from many starts, with intervals, validation and the record of how."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+
+from analysis import checks
+from analysis.fitted import Fit, Points
+from analysis.intervals import Draws, leverages, replicate_spread, resample
+from analysis.laws import Law, get_law
+from analysis.solver import Loss, Objective, Problem, solve
+from analysis.table import TableError, done_rows, fingerprint, labels, name_rows, numeric_column, require_columns
+
+if TYPE_CHECKING:
+    import polars as pl
+
+SAME_OPTIMUM = 1e-3  # a start has reached the optimum if its objective is within 0.1 % of the best
+
+
+@dataclass(frozen=True)
+class Rows:
+    """The columns that a fit reads, in an order that does not depend on the table's: x (axes, n), y (n,)."""
+
+    x: np.ndarray
+    y: np.ndarray
+    cluster: tuple[str, ...]
+    passes: np.ndarray
+
+
+def fit(
+    table: pl.DataFrame,
+    *,
+    x: str | Sequence[str],
+    y: str,
+    law: str | Law = "power_floor",
+    transform: Literal["identity", "error"] = "identity",
+    cluster: str | None = None,
+    loss: Loss = "squares",
+    delta: float | None = None,
+    pin: Mapping[str, float] | None = None,
+    holdout: Literal["largest"] | None = None,
+    resamples: int = 2000,
+    seed: int = 0,
+) -> Fit:
+    """Fit a law to a table.
+
+    Args:
+        table: one row a measurement. Rows whose `status` (if there is such a column) is not "done" are left out.
+        x: the column of the axis, above 0, in any unit; several columns for laws with several axes.
+        y: the measured column.
+        law: a name in `analysis.LAWS` or a Law.
+        transform: "error" fits 1 - y (for metrics with the ceiling 1), "identity" fits y.
+        cluster: the column of the independent unit, e.g. "run"; without it each row is its own.
+        loss: "squares", or "huber" with `delta` in the residual space (logs, for laws with log residuals).
+        pin: parameters held at a value, in the units of the table; recorded as such.
+        holdout: "largest" fits without the largest x (of the first axis) and compares its runs with their prediction.
+        resamples: bootstrap draws behind the intervals; 0 for none.
+        seed: of the resampling.
+
+    Returns:
+        A Fit. What speaks against it is in `Fit.warnings`.
+
+    Raises:
+        TableError: a column is missing or not finite, x or (for laws with log residuals) y is not above 0, there are
+            no more points than free parameters, or no start led anywhere.
+
+    Example:
+        >>> import analysis, polars
+        >>> tokens = [1e4, 1e5, 1e6, 1e7, 1e8, 1e9]
+        >>> table = polars.DataFrame({"tokens": tokens, "loss": [0.5 + 20 * t**-0.3 for t in tokens]})
+        >>> analysis.fit(table, x="tokens", y="loss", law="power_floor").params
+        {'E': 0.5..., 'A': 20.0..., 'alpha': 0.3...}
+    """
+    form = get_law(law)
+    names = (x,) if isinstance(x, str) else tuple(x)
+    options = _options(form, names, transform, cluster, loss, delta, pin, holdout, resamples, seed)
+    done, dropped = done_rows(table)
+    rows = _rows(done, names, y, cluster, transform, form)
+    held = rows.x[0] == rows.x[0].max() if holdout == "largest" else np.zeros(len(rows.y), bool)
+    used = Rows(rows.x[:, ~held], rows.y[~held], _pick(rows.cluster, ~held), rows.passes[~held])
+    problem, x_scales, y_scale = _problem(form, used, Objective(loss, delta), options["pin"])
+    starts = form.starts(*problem.axes, problem.y)
+    found, values = solve(problem, starts)
+    if not np.isfinite(values).any():
+        raise TableError(f"{form.name}: no start led to a finite fit of {y!r} on {', '.join(names)}")
+    best = int(np.argmin(values))
+    _, codes = np.unique(np.array(used.cluster), return_inverse=True)
+    drawn = resample(problem, found[best], codes, resamples, seed)
+
+    def rescale(params: np.ndarray) -> np.ndarray:
+        natural = params if form.rescale is None else form.rescale(params, x_scales, y_scale)
+        for name, value in options["pin"].items():  # exactly as given, not through the rescaling and back
+            natural[..., form.names.index(name)] = value
+        return natural
+
+    params = dict(zip(form.names, map(float, rescale(found[best].copy())), strict=True))
+    noise = _noise(problem, found[best], y_scale)
+    draws = np.empty((0, len(params))) if drawn is None else rescale(drawn.params)
+    noise_draws = np.empty(0) if drawn is None else noise["sd"] * drawn.noise_factor
+    result = Fit(
+        law=form.name,
+        params=params,
+        x=names,
+        y=y,
+        transform=transform,
+        n=len(used.y),
+        clusters=len(set(used.cluster)),
+        objective=_objective(values, loss, delta, form, y_scale),
+        diagnostics=_diagnostics(problem, found[best], drawn, used),
+        noise=noise,
+        warnings=(),
+        checklist={},
+        options=options,
+        data_hash=fingerprint(**{f"x{k}": axis for k, axis in enumerate(rows.x)}, y=rows.y, cluster=_codes(rows)),
+        points=Points(rows.x, rows.y, rows.cluster, held, rows.passes),
+        draws=draws,
+        noise_draws=noise_draws,
+    )
+    return checks.complete(result, done, drawn, dropped)
+
+
+def _options(
+    form: Law, names: tuple[str, ...], transform: str, cluster: str | None, loss: str, delta: float | None,
+    pin: Mapping[str, float] | None, holdout: str | None, resamples: int, seed: int,
+) -> dict[str, Any]:  # fmt: skip
+    if len(names) != form.axes:
+        raise TableError(f"{form.name} takes {form.axes} column(s) as x, not {len(names)}: {', '.join(names)}")
+    if transform not in ("identity", "error"):
+        raise TableError(f"no transform {transform!r}; transforms: identity, error")
+    if loss not in ("squares", "huber"):
+        raise TableError(f"no loss {loss!r}; losses: squares, huber")
+    if (loss == "huber") != (delta is not None) or (delta is not None and not delta > 0):
+        raise TableError("loss 'huber' needs a delta above 0, and no other loss takes one")
+    if holdout not in (None, "largest"):
+        raise TableError(f"no holdout {holdout!r}; give 'largest' or nothing")
+    pinned = {name: float(value) for name, value in (pin or {}).items()}
+    for name, value in pinned.items():
+        if name not in form.names:
+            raise TableError(f"{form.name} has no parameter {name!r} to pin; it has {', '.join(form.names)}")
+        if not np.isfinite(value) or (value < 0 and form.params[form.names.index(name)].domain != "real"):
+            raise TableError(f"{form.name}: {name} cannot be pinned at {value}")
+    return {
+        "cluster": cluster, "loss": loss, "delta": delta, "pin": pinned, "holdout": holdout,
+        "resamples": resamples, "seed": seed,
+    }  # fmt: skip
+
+
+def _rows(table: pl.DataFrame, names: tuple[str, ...], y: str, cluster: str | None, transform: str, form: Law) -> Rows:
+    require_columns(table, [*names, y, *([cluster] if cluster else [])])
+    if table.height == 0:
+        raise TableError("the table has no row with a finished measurement")
+    axes = np.stack([numeric_column(table, name) for name in names])
+    for name, axis in zip(names, axes, strict=True):
+        if np.any(axis <= 0):
+            raise TableError(f"column {name!r} must be above 0, it is not in {name_rows(np.flatnonzero(axis <= 0))}")
+    measured = numeric_column(table, y)
+    values = 1.0 - measured if transform == "error" else measured
+    if form.residuals == "log" and np.any(values <= 0):
+        what = f"1 - {y}" if transform == "error" else y
+        raise TableError(
+            f"{form.name} is fitted in logs and needs {what} above 0, it is not in "
+            f"{name_rows(np.flatnonzero(values <= 0))}; drop these rows or take the law log_line"
+        )
+    names_of = [str(label) for label in labels(table, cluster)] if cluster else [str(k) for k in range(table.height)]
+    has_passes = "passes" in table.columns
+    passes = numeric_column(table, "passes") if has_passes else np.full(table.height, np.nan)
+    order = sorted(range(table.height), key=lambda k: (*axes[:, k], values[k], names_of[k]))
+    if not cluster:
+        names_of = [str(k) for k in np.argsort(order)]
+    return Rows(axes[:, order], values[order], tuple(names_of[k] for k in order), passes[order])
+
+
+def _pick(items: tuple[str, ...], mask: np.ndarray) -> tuple[str, ...]:
+    return tuple(item for item, keep in zip(items, mask, strict=True) if keep)
+
+
+def _codes(rows: Rows) -> list[int]:
+    """Clusters numbered by first appearance: the hash depends on the grouping, not on what a group is called."""
+    seen: dict[str, int] = {}
+    return [seen.setdefault(name, len(seen)) for name in rows.cluster]
+
+
+def _problem(
+    form: Law, rows: Rows, objective: Objective, pin: Mapping[str, float]
+) -> tuple[Problem, np.ndarray, float]:
+    """Centre: x is divided by its geometric mean, y by its scale, so that parameters are nearly uncorrelated."""
+    free = len(form.params) - len(pin)
+    if len(rows.y) <= free:
+        raise TableError(f"{form.name} has {free} free parameters and the fit only {len(rows.y)} points: it needs more")
+    for k, axis in enumerate(rows.x):
+        if np.ptp(axis) == 0:
+            raise TableError(
+                f"axis {k + 1} of {form.name} has the one value {axis[0]:g} in all rows: no slope can be seen"
+            )
+    axis_scales, y_scale, pins = np.ones(form.axes), 1.0, dict(pin)
+    if form.rescale is not None and set(pin) <= {
+        form.floor
+    }:  # a floor is in units of y; other pins would not carry over
+        axis_scales = np.exp(np.mean(np.log(rows.x), axis=1))
+        spread = np.std(rows.y) or np.abs(rows.y).max() or 1.0
+        y_scale = float(np.exp(np.mean(np.log(rows.y))) if form.residuals == "log" else spread)
+        pins = {name: value / y_scale for name, value in pin.items()}
+    axes = rows.x / axis_scales[:, None]
+    return Problem(form, axes, rows.y / y_scale, np.ones(len(rows.y)), objective, pins), axis_scales, y_scale
+
+
+def _noise(problem: Problem, params: np.ndarray, y_scale: float) -> dict[str, Any]:
+    """Standard deviation of one run about the law, in the residual space and in the units of the table."""
+    logs = problem.law.residuals == "log"
+    residuals = problem.residuals(problem.inner(params[None]), problem.y[None])[0]
+    freedom = len(residuals) - len(problem.free)
+    about_law = float(np.sqrt(np.sum(residuals**2) / freedom))
+    replicates, replicate_freedom = replicate_spread(problem.axes, np.log(problem.y) if logs else problem.y)
+    unit = 1.0 if logs else y_scale
+    # A law that misses its points has more scatter than its seeds: a new run then falls by the larger of the two.
+    taken = max(about_law, replicates) if replicate_freedom else about_law
+    return {
+        "sd": taken * unit,
+        "space": problem.law.residuals,
+        "source": "replicates" if replicate_freedom and replicates >= about_law else "residuals",
+        "about_law": about_law * unit,
+        "replicates": replicates * unit if replicate_freedom else None,
+        "replicate_df": replicate_freedom,
+    }
+
+
+def _objective(values: np.ndarray, loss: str, delta: float | None, form: Law, y_scale: float) -> dict[str, Any]:
+    best = float(values.min())
+    reached = values <= best * (1 + SAME_OPTIMUM) + 1e-20
+    unit = 1.0 if form.residuals == "log" else y_scale**2
+    return {
+        "value": best * unit, "loss": loss, "delta": delta, "space": form.residuals, "form": "sum over points",
+        "optimiser": "batched Levenberg-Marquardt", "tolerance": 1e-13,
+        "starts": len(values), "share_at_optimum": float(np.mean(reached)),
+    }  # fmt: skip
+
+
+def _diagnostics(problem: Problem, params: np.ndarray, drawn: Draws | None, rows: Rows) -> dict[str, Any]:
+    jacobian = problem.jacobian(problem.inner(params[None]))[0]
+    norms = np.linalg.norm(jacobian, axis=0)
+    condition = float(np.linalg.cond(jacobian / np.where(norms > 0, norms, 1.0))) if jacobian.shape[1] else 1.0
+    residuals = problem.residuals(problem.inner(params[None]), problem.y[None])[0]
+    return {
+        "degrees_of_freedom": len(rows.y) - len(problem.free),
+        "condition": condition if np.isfinite(condition) else None,
+        "correlations": _correlations(problem, drawn),
+        "decades": [float(np.log10(axis.max() / axis.min())) for axis in rows.x],
+        "largest_leverage": float(leverages(jacobian).max()),
+        "median_abs_residual": float(np.median(np.abs(residuals))),
+        "failed_resamples": 0 if drawn is None else drawn.failed,
+    }
+
+
+def _correlations(problem: Problem, drawn: Draws | None) -> dict[str, float]:
+    """Of the resampled parameters, as the solver moves them: "A,alpha" -> r."""
+    if drawn is None or len(problem.free) < 2:
+        return {}
+    inner = problem.inner(drawn.params)
+    names = [problem.law.names[k] for k in problem.free]
+    varies = np.ptp(inner, axis=0) > 0
+    return {
+        f"{names[i]},{names[j]}": float(np.corrcoef(inner[:, i], inner[:, j])[0, 1])
+        for i in range(len(names)) for j in range(i + 1, len(names)) if varies[i] and varies[j]
+    }  # fmt: skip

@@ -1,0 +1,125 @@
+"""Uncertainty of a fit: resampled parameters (draws), the noise of one run, and the quantiles taken from both.
+
+The design of the runs (which x, how many seeds) is kept and only their deviations are resampled: drawing rows with
+replacement would drop the largest x from a third of the resamples, which is the point that fixes the floor.
+Each draw also draws its residual variance from the scaled inverse chi-square that the data leave it (df / chi2_df).
+For a linear law the percentiles are then exactly Student's t intervals, so few runs get the width that they must have.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from analysis.laws import Law
+from analysis.solver import Problem, solve
+
+FEW_CLUSTERS = 10
+NOISE_REPEATS = 4  # normal scores per draw when the noise of a new run is added
+
+
+@dataclass(frozen=True)
+class Draws:
+    """Resampled parameters in the problem's units, shape (draws, p), and the noise factor of each draw (draws,)."""
+
+    params: np.ndarray
+    noise_factor: np.ndarray
+    method: str
+    failed: int
+
+
+def replicate_spread(axes: np.ndarray, values: np.ndarray) -> tuple[float, int]:
+    """Pooled standard deviation of rows that share their x, and its degrees of freedom; (nan, 0) without any.
+
+    `values` (n,) must already be in the residual space (logs for laws with log residuals).
+    """
+    _, group = np.unique(axes, axis=1, return_inverse=True)
+    group = group.reshape(-1)
+    counts = np.bincount(group)
+    means = np.bincount(group, values) / counts
+    freedom = int(np.sum(counts - 1))
+    if freedom == 0:
+        return float("nan"), 0
+    return float(np.sqrt(np.sum((values - means[group]) ** 2) / freedom)), freedom
+
+
+def leverages(jacobian: np.ndarray) -> np.ndarray:
+    """Diagonal of the hat matrix of a Jacobian (n, p): shape (n,), kept under 1."""
+    if jacobian.shape[1] == 0:
+        return np.zeros(jacobian.shape[0])
+    q, _ = np.linalg.qr(jacobian)
+    return np.clip(np.sum(q * q, axis=1), 0.0, 0.95)
+
+
+def resample(problem: Problem, params: np.ndarray, clusters: np.ndarray, count: int, seed: int) -> Draws | None:
+    """Refit `count` resamples around the fitted natural parameters (p,). None where no interval can be given.
+
+    clusters: int labels (n,) from 0. No interval: no more clusters than free parameters.
+    """
+    rng = np.random.default_rng(seed)
+    free = len(problem.free)
+    sizes = np.bincount(clusters)
+    groups, n = len(sizes), len(clusters)
+    if count == 0 or groups <= max(free, 1):
+        return None
+    inner = problem.inner(params[None])
+    with np.errstate(all="ignore"):
+        deviations = -problem.residuals(inner, problem.y[None])[0]
+        adjusted = deviations / np.sqrt(1.0 - leverages(problem.jacobian(inner)[0]))
+    singles = bool(np.all(sizes == 1))
+    freedom = n - free if singles else groups - 1
+    factor = np.sqrt(freedom / rng.chisquare(freedom, count))
+    if groups < FEW_CLUSTERS:
+        noise = _parametric(deviations, clusters, free, count, rng)
+        method = f"parametric bootstrap, residual sd inflated by sqrt(n/(n-p)), t-calibrated ({freedom} df)"
+    elif singles:
+        noise = (adjusted - adjusted.mean())[rng.integers(0, n, (count, n))]
+        method = f"cluster bootstrap (residuals of whole runs, leverage-adjusted, t-calibrated, {freedom} df)"
+    else:
+        noise = adjusted * rng.choice([-1.0, 1.0], (count, groups))[:, clusters]
+        method = f"wild cluster bootstrap (signs by run, leverage-adjusted, t-calibrated, {freedom} df)"
+    fitted = problem.law.values(problem.axes, params)
+    y = shift(problem.law, fitted, factor[:, None] * noise)
+    usable = np.all(np.isfinite(y) & ((y > 0) | (problem.law.residuals == "linear")), axis=1)
+    again = Problem(problem.law, problem.axes, y[usable], problem.weights, problem.objective, problem.pins)
+    drawn, value = solve(again, np.broadcast_to(params, (int(usable.sum()), len(params))), tolerance=1e-10)
+    found = np.isfinite(value) & np.all(np.isfinite(drawn), axis=1)
+    return Draws(drawn[found], factor[usable][found], method, count - int(found.sum()))
+
+
+def _parametric(
+    deviations: np.ndarray, clusters: np.ndarray, free: int, count: int, rng: np.random.Generator
+) -> np.ndarray:
+    """Normal noise (count, n): one part common to a cluster, one per row, from a one-way analysis of variance."""
+    n = len(deviations)
+    sizes = np.bincount(clusters)
+    inflate = n / max(n - free, 1)
+    if np.all(sizes == 1):
+        return np.sqrt(inflate * np.mean(deviations**2)) * rng.normal(size=(count, n))
+    means = np.bincount(clusters, deviations) / sizes
+    within = np.sum((deviations - means[clusters]) ** 2) / max(n - len(sizes), 1)
+    between = max(np.sum(sizes * means**2) / max(len(sizes) - 1, 1) - within, 0.0) / sizes.mean()
+    shared = np.sqrt(between) * rng.normal(size=(count, len(sizes)))[:, clusters]
+    return shared + np.sqrt(inflate * within) * rng.normal(size=(count, n))
+
+
+def shift(law: Law, fitted: np.ndarray, deviation: np.ndarray) -> np.ndarray:
+    """Move values by a deviation in the law's residual space."""
+    return fitted * np.exp(deviation) if law.residuals == "log" else fitted + deviation
+
+
+def normal_scores(count: int, seed: int) -> np.ndarray:
+    """`count` stratified standard normal values in random order: the noise of new runs, the same for each x."""
+    from statistics import NormalDist
+
+    inverse = NormalDist().inv_cdf
+    scores = np.array([inverse((k + 0.5) / count) for k in range(count)])
+    return np.random.default_rng(seed).permutation(scores)
+
+
+def central(values: np.ndarray, level: float) -> tuple[np.ndarray, np.ndarray]:
+    """Low and high of the central `level` of draws (draws, ...), along the first axis."""
+    tail = (1.0 - level) / 2.0
+    low, high = np.quantile(values, [tail, 1.0 - tail], axis=0)
+    return low, high

@@ -1,0 +1,113 @@
+"""Fits and exchange rates as plain text: what the command line prints."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from analysis.fitted import Fit
+    from analysis.rates import Ranking, Rate
+
+
+def number(value: float, digits: int = 4) -> str:
+    """Short: 4 significant digits, exponents only where they help."""
+    return "not known" if value is None or not np.isfinite(value) else f"{value:.{digits}g}"
+
+
+def span(ends: tuple[float, float]) -> str:
+    """`0.12 .. 0.19`, or `no interval`."""
+    low, high = ends
+    return f"{number(low)} .. {number(high)}" if np.isfinite(low) and np.isfinite(high) else "no interval"
+
+
+def noise_words(fit: Fit) -> str:
+    """The scatter of one run, in per cent where residuals are logs."""
+    sd = fit.noise["sd"]
+    return f"{100 * sd:.2g} %" if fit.noise["space"] == "log" else number(sd)
+
+
+def holdout_words(fit: Fit) -> str | None:
+    """One sentence on the held-out points."""
+    held = fit.holdout
+    if held is None:
+        return None
+    where = f"held out {fit.x[0]} = {held['x']:.4g} ({held['factor']:.3g} x beyond the fit)"
+    miss = f"mean off by {100 * held['relative_error']:+.2f} %"
+    if held["within"] is None:
+        return f"{where}: {miss}, no interval to judge by"
+    return f"{where}: {held['within']} of {held['of']} runs within the {held['level']:.0%} prediction interval, {miss}"
+
+
+def fit_summary(fit: Fit) -> str:
+    """Several lines: the law, its parameters with intervals, noise, optimum, validation, warnings."""
+    lines = [
+        f"{fit.law}: {fit.form.formula}",
+        f"  y = {fit.y_label}, x = {', '.join(fit.x)}; {fit.n} points, {fit.clusters} clusters"
+        f" ({fit.options['cluster'] or 'each row its own'})",
+    ]
+    width = max(map(len, fit.params))
+    for name, ends in fit.intervals(fit.level).items():
+        if name in fit.options["pin"]:
+            lines.append(f"  {name:<{width}}  {number(fit.params[name])}  pinned")
+            continue
+        lines.append(f"  {name:<{width}}  {number(fit.params[name])}  {fit.level:.0%}: {span(ends)}")
+    objective, diagnostics = fit.objective, fit.diagnostics
+    decades = ", ".join(f"{value:.2f}" for value in diagnostics["decades"])
+    condition = diagnostics["condition"]
+    lines += [
+        f"  noise of one run: {noise_words(fit)} (from {fit.noise['source']})",
+        f"  interval: {fit.checklist['uncertainty']}",
+        f"  objective: {fit.checklist['objective']} = {objective['value']:.6g};"
+        f" {objective['share_at_optimum']:.0%} of {objective['starts']} starts reach it",
+        f"  condition {'infinite' if condition is None else number(condition, 3)},"
+        f" {diagnostics['degrees_of_freedom']} degrees of freedom, decades of x: {decades}",
+    ]
+    if diagnostics["correlations"]:
+        pairs = ", ".join(f"{pair.replace(',', '-')} {r:+.2f}" for pair, r in diagnostics["correlations"].items())
+        lines.append(f"  correlations: {pairs}")
+    if fit.checklist["points_dropped"] != "none":
+        lines.append(f"  left out: {fit.checklist['points_dropped']}")
+    if (held := holdout_words(fit)) is not None:
+        lines.append(f"  {held}")
+    return "\n".join([*lines, *(f"  warning: {warning}" for warning in fit.warnings)])
+
+
+def rate_summary(rate: Rate) -> str:
+    """Several lines: slope and elasticity with intervals, what could have been seen, constancy, warnings."""
+    lines = [
+        f"exchange rate of {rate.of} into {rate.into}: {number(rate.slope)}  {rate.level:.0%}: {span(rate.interval)}",
+        f"  smallest slope that could have been seen (80 % power, 5 %): {number(rate.smallest_detectable)}",
+        f"  {rate.n} versions ({rate.options['cluster']}), R2 {number(rate.r2, 3)},"
+        f" reliability of {rate.of} {number(rate.reliability, 3)}",
+    ]
+    if rate.elasticity is not None:
+        lines.append(
+            f"  elasticity d log(1 - {rate.into}) / d log(1 - {rate.of}): {number(rate.elasticity)}"
+            f"  {rate.level:.0%}: {span(rate.elasticity_interval)}"
+        )
+    lines += [
+        f"  constant over the range? p = {number(rate.constant_p_value, 2)} (bend of the line, parametric bootstrap)",
+        f"  interval: {rate.checklist['uncertainty']}",
+    ]
+    if len(rate.ranking.rows) > 1:
+        lines.append(ranking_summary(rate.ranking))
+    return "\n".join([*lines, *(f"  warning: {warning}" for warning in rate.warnings)])
+
+
+def ranking_summary(ranking: Ranking) -> str:
+    """A table of proxies, best first, their correlations and the verdict."""
+    width = max(len(row["proxy"]) for row in ranking.rows)
+    head = f"  {'proxy':<{width}}  {'slope':>9}  {'95 % interval':>22}  {'R2':>5}  {'Spearman':>8}  {'LOO error':>9}"
+    lines = [f"proxies of {ranking.into} over {ranking.n} versions", f"{head}  P(best)"]
+    for row in ranking.rows:
+        lines.append(
+            f"  {row['proxy']:<{width}}  {number(row['slope'], 3):>9}  {span((row['low'], row['high'])):>22}"
+            f"  {row['r2']:>5.2f}  {row['spearman']:>8.2f}  {number(row['loo_error'], 3):>9}  {row['p_best']:.2f}"
+        )
+    lines.append("  correlations between proxies (version means):")
+    for name, values in zip(ranking.proxies, ranking.correlations, strict=True):
+        lines.append(f"  {name:<{width}}  " + "  ".join(f"{value:+.2f}" for value in values))
+    verdict = f"best proxy: {ranking.winner}" if ranking.winner else "no proxy can be named best: no P(best) reaches .9"
+    return "\n".join([*lines, f"  {verdict}", *(f"  warning: {warning}" for warning in ranking.warnings)])

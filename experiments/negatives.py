@@ -1,0 +1,65 @@
+"""How does retrieval improve with the number of negatives?
+
+Hypothesis: at fixed tokens, batch and steps, more in-batch candidates in a query's softmax lower the error of image
+search with diminishing gains. Refuted if the slope's interval includes 0 or the curve turns.
+"""
+
+from typing import TYPE_CHECKING
+
+import analysis
+from experiments import steps
+from experiments.question import Reading
+from experiments.reading import about_learning_rate, floors_of, holdout_sentence, law_sentence, primary_search
+from experiments.recipes import recipe_for, searches_of
+from sweeps import Cell
+
+if TYPE_CHECKING:
+    import polars as pl
+
+    from moon_jax.data.contract import Dataset
+
+
+def cells(preset: str, data: "Dataset") -> list[Cell]:
+    """candidates x seed, an lr axis at both ends; tokens, batch and steps stay."""
+    data.path("pairs")
+    recipe, searches = recipe_for(preset, data), searches_of(data)
+    points = [(count, seed, 1.0) for count in recipe.negatives for seed in recipe.seeds]
+    ends = (recipe.negatives[0], recipe.negatives[-1])
+    points += [(count, recipe.seeds[0], lr) for count in ends for lr in recipe.lr_axis if lr != 1.0]
+    out = []
+    for count, seed, lr in sorted(points):
+        run = steps.posttrain(
+            data, recipe, forms=searches, tokens=recipe.negatives_tokens, seed=seed, lr=lr, num_negatives=count
+        )
+        named = {"posttrain": run, "embed": steps.embed(data, recipe, run, searches, searches[0].item)}
+        if searches[0].search == "image":
+            named["floors"] = steps.floors(data, recipe)
+        out.append(Cell({"negatives": count, "seed": seed, "lr": lr, "run": run.name}, named))
+    return out
+
+
+def read(results: "pl.DataFrame") -> Reading:
+    """Power law with floor and log line against realised candidates, the largest number held out."""
+    import polars as pl
+
+    search = primary_search(results)
+    runs = results.filter(pl.col("lr") == 1.0)
+    reading = Reading(answer=[], weak=about_learning_rate(results, "negatives", f"valid_{search}_recall@10"))
+    for metric, transform in ((f"{search}_recall@10", "error"), (f"{search}_entropy", "identity")):
+        for law in ("power_floor", "log_line"):
+            fit = analysis.fit(
+                runs, x="realised_negatives", y=metric, transform=transform, law=law, cluster="run", holdout="largest"
+            )
+            reading.fits[f"{metric}-{law}"] = fit
+        reading.answer += [law_sentence(reading.fits[f"{metric}-power_floor"], metric), holdout_sentence(fit, metric)]
+        reading.figures[metric] = analysis.scaling_figure(
+            reading.fits[f"{metric}-power_floor"],
+            floors=floors_of(results, metric) if metric.endswith("@10") else None,
+            title=f"{search} search against candidates per query",
+            xlabel="realised negatives per query",
+            ylabel=metric,
+        )
+    columns = ["negatives", "seed", "lr", "realised_negatives", "tokens", "passes", f"{search}_recall@10"]
+    columns += [f"{search}_hit@10", f"{search}_entropy", "temperature", "posttrain_flops", "status"]
+    reading.tables["runs"] = results.select([c for c in columns if c in results.columns]).sort("negatives", "seed", "lr")
+    return reading

@@ -1,0 +1,78 @@
+"""What a question is: a hypothesis, cells to run, and a reading of the results."""
+
+import difflib
+import importlib
+import importlib.util
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import polars as pl
+
+    from moon_jax.data.contract import Dataset
+    from sweeps import Cell
+
+QUESTIONS = ("training_tokens", "negatives", "sequence_length", "exchange_rate")
+
+
+class QuestionError(ValueError):
+    """A question cannot be asked like this; one clear line."""
+
+
+@dataclass
+class Reading:
+    """What the results say.
+
+    Attributes:
+        answer: sentences, the first answers the question; each number with its interval.
+        fits: name -> a saved fit or rate (anything with `save(path)`), figures: name -> matplotlib Figure.
+        tables: name -> polars DataFrame for the report; weak: what speaks against the answer.
+    """
+
+    answer: list[str]
+    fits: dict[str, Any] = field(default_factory=dict)
+    figures: dict[str, Any] = field(default_factory=dict)
+    tables: dict[str, "pl.DataFrame"] = field(default_factory=dict)
+    weak: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Question:
+    """A file of `experiments/`, or a user's own: its docstring is the hypothesis.
+
+    `cells(preset, data)` raises QuestionError where the data lacks what the question needs.
+    """
+
+    name: str
+    hypothesis: str
+    cells: "Callable[[str, Dataset], list[Cell]]"
+    read: "Callable[[pl.DataFrame], Reading]"
+
+
+def load_question(name: str) -> Question:
+    """By name, or by path of a Python file with `cells` and `read`."""
+    if name in QUESTIONS:
+        return _question(name, importlib.import_module(f"experiments.{name}"))
+    if not name.endswith(".py"):
+        near = difflib.get_close_matches(name, QUESTIONS, n=1)
+        hint = f"did you mean {near[0]}? " if near else ""
+        raise QuestionError(f"unknown question {name!r}; {hint}there are {', '.join(QUESTIONS)}, or the path of a .py file")
+    path = Path(name)
+    if not path.is_file():
+        raise QuestionError(f"{path}: there is no such file")
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return _question(path.stem, module)
+
+
+def _question(name: str, module: ModuleType) -> Question:
+    for function in ("cells", "read"):
+        if not callable(getattr(module, function, None)):
+            raise QuestionError(f"{name}: a question needs a function {function}(), and this file has none")
+    return Question(name, " ".join((module.__doc__ or "").split()), module.cells, module.read)

@@ -1,0 +1,152 @@
+"""Recipes: how large a question is run, by preset and by what the data shows. The sizes of a study stand here."""
+
+import io
+from dataclasses import dataclass, replace
+from typing import Any
+
+from moon_jax.data.contract import Dataset
+from moon_jax.data.forms import Form, parse_form
+
+PRESETS = {
+    "smoke": "seconds, for tests: shows that everything runs, the figures mean nothing",
+    "demo": "minutes on two cores: small but real",
+    "gpu": "about twenty minutes on one accelerator",
+    "paper": "a cluster: look at `moon plan` first",
+}
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Everything that a preset decides.
+
+    Attributes:
+        size, patch: rung of the encoder's ladder and ViT patch in pixels; height, width: of images, in pixels.
+        batch, lr: pairs a step, and the learning rate that the `lr` axis multiplies.
+        budgets: training tokens of the token question; the largest is held out of its fits.
+        seeds: replicates; lr_axis: multipliers run at the smallest and largest point with the first seed.
+        negatives, negatives_tokens: candidates a query, and the token budget they share.
+        lengths, examples: history lengths of the CTR question, and impressions that a CTR run trains on.
+        version_budgets: token budgets of the exchange rate's versions; ctr_length: history length of its CTR model.
+        own_weight: share of batches that pair items with their own augmented photo, beside a search's weight of 1.
+    """
+
+    size: str
+    height: int
+    width: int
+    patch: int
+    vocabulary: int
+    text_length: int
+    batch: int
+    lr: float
+    budgets: tuple[int, ...]
+    seeds: tuple[int, ...]
+    negatives: tuple[int, ...]
+    negatives_tokens: int
+    lengths: tuple[int, ...]
+    examples: int
+    version_budgets: tuple[int, ...]
+    ctr_length: int
+    lr_axis: tuple[float, ...] = (1 / 3, 1.0, 3.0)
+    own_weight: float = 0.0
+    dtype: str = "float32"
+
+
+_RENDERED = Recipe(
+    size="nano",
+    height=32,
+    width=32,
+    patch=8,
+    vocabulary=512,
+    text_length=12,
+    batch=64,
+    lr=2e-3,
+    budgets=(15_000, 40_000, 100_000, 250_000, 600_000),
+    seeds=(0, 1),
+    negatives=(1, 3, 7, 15, 31, 63),
+    negatives_tokens=150_000,
+    lengths=(1, 2, 4, 8, 16, 32, 64, 128),
+    examples=80_000,
+    version_budgets=(10_000, 30_000, 100_000, 300_000),
+    ctr_length=64,
+)
+_PHOTOS = replace(
+    _RENDERED,
+    size="micro",
+    height=64,
+    width=48,
+    patch=16,
+    vocabulary=2048,
+    text_length=16,
+    lr=1e-3,
+    budgets=(60_000, 150_000, 400_000, 1_000_000, 2_500_000),
+    negatives_tokens=400_000,
+    lengths=(4, 16, 64, 256),
+    version_budgets=(30_000, 100_000, 300_000, 900_000),
+)
+_DEMO = {True: _RENDERED, False: _PHOTOS}
+_SMOKE = {
+    "batch": 16,
+    "vocabulary": 256,
+    "budgets": (1_500, 3_000, 6_000, 12_000, 24_000),
+    "seeds": (0, 1),
+    "negatives": (1, 3, 7, 15),
+    "negatives_tokens": 3_000,
+    "lengths": (1, 4, 16),
+    "examples": 1_500,
+    "version_budgets": (1_500, 3_000, 6_000, 12_000),
+    "ctr_length": 8,
+}
+_GPU = {
+    "size": "small",
+    "batch": 1024,
+    "dtype": "bfloat16",
+    "lr": 1e-3,
+    "budgets": (1_000_000, 3_000_000, 10_000_000, 30_000_000, 100_000_000),
+    "seeds": (0, 1, 2),
+    "negatives": (1, 7, 31, 127, 511, 1023),
+    "negatives_tokens": 10_000_000,
+    "examples": 400_000,
+    "version_budgets": (1_000_000, 5_000_000, 20_000_000, 80_000_000),
+}
+_PAPER = {
+    **_GPU,
+    "size": "base",
+    "batch": 8192,
+    "budgets": tuple(int(1e8 * 10 ** (k / 2)) for k in range(7)),
+    "negatives": (1, 7, 63, 511, 2047, 8191),
+    "negatives_tokens": 10**10,
+    "lengths": (16, 64, 256, 1024, 4096),
+    "examples": 100_000_000,
+    "version_budgets": (10**8, 10**9, 10**10, 10**11),
+    "ctr_length": 1024,
+}
+
+
+def recipe_for(preset: str, dataset: Dataset) -> Recipe:
+    """The recipe of a preset for rendered images or photos (sized to their shape)."""
+    rendered = dataset.simulated["items"]
+    recipe = _DEMO[rendered]
+    changes: dict[str, Any] = {"smoke": _SMOKE, "demo": {}, "gpu": _GPU, "paper": _PAPER}[preset]
+    recipe = replace(recipe, **changes)
+    if rendered:
+        return recipe
+    height, width = _photo_size(dataset)
+    return replace(recipe, height=height, width=width)
+
+
+def _photo_size(dataset: Dataset) -> tuple[int, int]:
+    """Of three small sizes the one nearest in shape to the catalogue's first photos."""
+    from PIL import Image
+
+    photos = dataset.read("items", ["image"])["image"].drop_nulls().head(101).to_list()
+    shapes = []
+    for photo in photos:
+        with Image.open(io.BytesIO(photo)) as image:
+            shapes.append(image.height / image.width)
+    typical = sorted(shapes)[len(shapes) // 2] if shapes else 1.0
+    return min(((64, 48), (48, 48), (48, 64)), key=lambda size: abs(size[0] / size[1] - typical))
+
+
+def searches_of(dataset: Dataset) -> tuple[Form, ...]:
+    """The dataset's own search forms, image search first."""
+    return tuple(parse_form(kind, dataset.forms[kind]) for kind in ("image", "text", "item") if kind in dataset.forms)

@@ -1,0 +1,86 @@
+"""Steps of the questions: which function, which version, which files, which needs. Versions are raised here."""
+
+from dataclasses import replace
+
+from experiments.recipes import Recipe
+from moon_jax.data.contract import Dataset
+from moon_jax.data.forms import OWN, Form
+from moon_jax.models.encoder import EncoderConfig
+from moon_jax.stages.application import ApplicationConfig
+from moon_jax.stages.compare import CompareConfig
+from moon_jax.stages.embed import EmbedConfig
+from moon_jax.stages.floors import FloorsConfig
+from moon_jax.stages.posttrain import PosttrainConfig
+from moon_jax.stages.prepare import PrepareConfig
+from sweeps import DataFile, Step
+
+VERSIONS = {"prepare": 1, "floors": 1, "posttrain": 1, "embed": 1, "application": 1, "compare": 1}
+
+
+def _step(stage: str, config: object, *, files: dict[str, DataFile] | None = None, **needs: Step) -> Step:
+    return Step(f"moon_jax.stages.{stage}:{stage}", VERSIONS[stage], config, files=files or {}, needs=needs)
+
+
+def _files(dataset: Dataset, *names: str) -> dict[str, DataFile]:
+    return {name: DataFile(dataset.path(name), dataset.digests[name]) for name in names}
+
+
+def prepare(dataset: Dataset, recipe: Recipe) -> Step:
+    config = PrepareConfig(recipe.height, recipe.width, recipe.text_length, recipe.vocabulary)
+    return _step("prepare", config, files=_files(dataset, "items", "queries", "pairs"))
+
+
+def floors(dataset: Dataset, recipe: Recipe) -> Step:
+    return _step("floors", FloorsConfig(), prepare=prepare(dataset, recipe))
+
+
+def encoder(recipe: Recipe) -> EncoderConfig:
+    return EncoderConfig(
+        size=recipe.size,
+        height=recipe.height,
+        width=recipe.width,
+        patch=recipe.patch,
+        vocabulary=recipe.vocabulary,
+        dtype=recipe.dtype,
+    )
+
+
+def posttrain(
+    dataset: Dataset,
+    recipe: Recipe,
+    *,
+    forms: tuple[Form, ...],
+    tokens: int,
+    seed: int,
+    lr: float = 1.0,
+    num_negatives: int | None = None,
+) -> Step:
+    """A post-training run; `lr` multiplies the recipe's rate. 0 tokens is the untrained encoder."""
+    if recipe.own_weight:
+        forms = (*forms, *(replace(form, search=OWN, weight=recipe.own_weight) for form in forms[:1]))
+    config = PosttrainConfig(
+        encoder=encoder(recipe),
+        forms=forms,
+        tokens=tokens,
+        batch=recipe.batch,
+        num_negatives=num_negatives,
+        peak_lr=recipe.lr * lr,
+        seed=seed,
+    )
+    return _step("posttrain", config, prepare=prepare(dataset, recipe))
+
+
+def embed(dataset: Dataset, recipe: Recipe, run: Step, searches: tuple[Form, ...], item: tuple[str, ...]) -> Step:
+    return _step("embed", EmbedConfig(searches, item), prepare=prepare(dataset, recipe), posttrain=run)
+
+
+def application(dataset: Dataset, recipe: Recipe, *, length: int, seed: int, embedded: Step | None) -> Step:
+    """A CTR run on the representations of an embed step, or on IDs alone."""
+    config = ApplicationConfig(length=length, examples=recipe.examples, batch=min(512, recipe.examples // 4), seed=seed)
+    names = ("items", "events", "impressions", *(("truth",) if dataset.has("truth") else ()))
+    needs = {} if embedded is None else {"embed": embedded}
+    return _step("application", config, files=_files(dataset, *names), **needs)
+
+
+def compare(run: Step, baseline: Step) -> Step:
+    return _step("compare", CompareConfig(), application=run, baseline=baseline)

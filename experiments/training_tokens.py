@@ -1,0 +1,73 @@
+"""How does retrieval improve with training tokens?
+
+Hypothesis: the error of image search falls as a power of the post-training tokens towards a floor, so that small runs
+foretell a larger one. Each budget is a run of its own that decays to it. Refuted if the largest budget, held out of the
+fit, falls outside its prediction interval, or if the curve is flat.
+"""
+
+from typing import TYPE_CHECKING
+
+import analysis
+from experiments import steps
+from experiments.question import Reading
+from experiments.reading import about_learning_rate, clears, floors_of, holdout_sentence, law_sentence, primary_search
+from experiments.recipes import recipe_for, searches_of
+from sweeps import Cell
+
+if TYPE_CHECKING:
+    import polars as pl
+
+    from moon_jax.data.contract import Dataset
+
+
+def cells(preset: str, data: "Dataset") -> list[Cell]:
+    """budget x seed, an lr axis at both ends, and the untrained encoder."""
+    data.path("pairs")
+    recipe, searches = recipe_for(preset, data), searches_of(data)
+    points = [(budget, seed, 1.0) for budget in recipe.budgets for seed in recipe.seeds]
+    ends = (recipe.budgets[0], recipe.budgets[-1])
+    points += [(budget, recipe.seeds[0], lr) for budget in ends for lr in recipe.lr_axis if lr != 1.0]
+    points += [(0, seed, 1.0) for seed in recipe.seeds]
+    out = []
+    for budget, seed, lr in sorted(points):
+        run = steps.posttrain(data, recipe, forms=searches, tokens=budget, seed=seed, lr=lr)
+        measured = steps.embed(data, recipe, run, searches, searches[0].item)
+        coordinates = {"budget": budget, "seed": seed, "lr": lr, "run": run.name}
+        named = {"posttrain": run, "embed": measured}
+        if searches[0].search == "image":
+            named["floors"] = steps.floors(data, recipe)
+        out.append(Cell(coordinates, named))
+    return out
+
+
+def read(results: "pl.DataFrame") -> Reading:
+    """Power law with floor and log line on recall@10 and on contrastive entropy, the largest budget held out."""
+    import polars as pl
+
+    search = primary_search(results)
+    trained = results.filter(pl.col("budget") > 0)
+    runs = trained.filter(pl.col("lr") == 1.0)
+    weak = about_learning_rate(trained, "budget", f"valid_{search}_recall@10")
+    floors = floors_of(results, f"{search}_recall@10")
+    reading = Reading(answer=[], weak=weak)
+    for metric, transform in ((f"{search}_recall@10", "error"), (f"{search}_entropy", "identity")):
+        for law in ("power_floor", "log_line"):
+            fit = analysis.fit(
+                runs, x="tokens", y=metric, transform=transform, law=law, cluster="run", holdout="largest"
+            )
+            reading.fits[f"{metric}-{law}"] = fit
+            if law == "power_floor":
+                reading.answer += [law_sentence(fit, metric), holdout_sentence(fit, metric)]
+                reading.figures[metric] = analysis.scaling_figure(
+                    fit,
+                    floors=floors if metric.endswith("@10") else None,
+                    title=f"{search} search against training tokens",
+                    xlabel="post-training tokens",
+                    ylabel=metric,
+                )
+    reading.answer += clears(results, search)
+    columns = ["budget", "seed", "lr", "tokens", "passes", f"{search}_recall@1", f"{search}_recall@10"]
+    columns += [f"{search}_hit@10", f"{search}_recall@10_no_twins", f"{search}_hit@10_no_twins", f"{search}_entropy"]
+    columns += ["posttrain_tokens_per_second", "posttrain_share_of_matmul_peak", "posttrain_seconds", "status"]
+    reading.tables["runs"] = results.select([c for c in columns if c in results.columns]).sort("budget", "seed", "lr")
+    return reading

@@ -1,0 +1,189 @@
+"""Fashion Product Images (Kaggle, small or full): photos of the same title are photos of the same product.
+
+An image search is one item's photo against all others; relevant are the other items of its title.
+"""
+
+import hashlib
+from collections import defaultdict
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from moon_jax.data.adapters.photos import read_photos
+from moon_jax.data.contract import DataError, Dataset, refuse_existing, write_dataset
+
+if TYPE_CHECKING:
+    import polars as pl
+
+TEST_GROUPS, VALID_GROUPS = 1200, 600  # of 5,089: a standard error of about 1.3 points on hit@10
+TRAIN_POSITIVES = 4
+MAX_LEFT_OUT = 0.05
+_NEEDED = ("id", "masterCategory", "subCategory", "articleType", "baseColour", "usage", "productDisplayName")
+_ATTRIBUTES = {"colour": "baseColour", "usage": "usage", "gender": "gender", "season": "season", "year": "year"}
+
+
+@dataclass(frozen=True)
+class Product:
+    """One line of styles.csv; `title` is stripped, `fields` are the columns as they stand."""
+
+    item_id: int
+    title: str
+    fields: Mapping[str, str]
+
+    @property
+    def category(self) -> list[str]:
+        return [self.fields[level] for level in ("masterCategory", "subCategory", "articleType") if self.fields[level]]
+
+    @property
+    def attributes(self) -> list[str]:
+        return [f"{name}:{value}" for name, column in _ATTRIBUTES.items() if (value := self.fields.get(column, ""))]
+
+
+def import_fashion(source: Path, target: Path, *, progress: Callable[[int, int], None] | None = None) -> Dataset:
+    """Imports the folder `source` (styles.csv with images/ or images.zip) into the contract directory `target`.
+
+    Items without a photo that decodes are left out and counted in `facts["left_out"]`. Titles are split three ways by
+    SHA-256. `progress(done, total)` counts photos. Raises DataError where a file is missing, a column is missing, more
+    than 5 % of the items fall out, or too few titles are shared.
+    """
+    source, target = Path(source), Path(target)
+    refuse_existing(target)
+    products, malformed, duplicate = read_styles(source / "styles.csv")
+    photos, absent, broken = read_photos(source, "images", [product.item_id for product in products], progress)
+    left_out = {"malformed_line": malformed, "duplicate_id": duplicate, "no_image": len(absent), "broken": len(broken)}
+    lines = len(products) + malformed + duplicate
+    if sum(left_out.values()) > MAX_LEFT_OUT * lines:
+        told = ", ".join(f"{reason} {count}" for reason, count in left_out.items() if count)
+        raise DataError(f"{source}: more than 5 % of {lines} items cannot be used ({told}); is the download complete?")
+    products = [product for product in products if product.item_id in photos]
+    groups: dict[str, list[int]] = defaultdict(list)
+    for product in products:
+        groups[product.title].append(product.item_id)
+    splits = split_titles([title for title, ids in groups.items() if title and len(ids) > 1])
+    pairs = [
+        (query, item, split)
+        for title, split in splits.items()
+        for query, relevant in group_queries(title, groups[title], split)
+        for item in relevant
+    ]
+    pairs.sort(key=lambda pair: pair[0])  # stable: the order of positives stays
+    return write_dataset(
+        target,
+        name="fashion-product-images",
+        source="Fashion Product Images (Kaggle)",
+        licence="stated as MIT on Kaggle, not verified; the photos are the sellers': not to be redistributed",
+        split_rule="by title group, in the order of the SHA-256 of the title",
+        tables=_tables(products, groups, photos, pairs),
+        simulated={"items": False, "queries": False, "pairs": False},
+        forms={"image": "image->image+text"},
+        facts={
+            "items": len(products),
+            "gallery": len(products),
+            "category_levels": ["masterCategory", "subCategory", "articleType"],
+            "left_out": left_out,
+            "groups": {split: list(splits.values()).count(split) for split in ("train", "valid", "test")},
+            "queries": {
+                split: len({pair[0] for pair in pairs if pair[2] == split}) for split in ("train", "valid", "test")
+            },
+        },
+    )
+
+
+def read_styles(path: Path) -> tuple[list[Product], int, int]:
+    """Products in the order of ids, the number of malformed lines, and of repeated ids.
+
+    Kaggle does not quote titles, so whatever commas stand beyond the last column belong to the title.
+    """
+    try:
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
+    except FileNotFoundError as error:
+        raise DataError(f"{path}: missing; give the folder of the downloaded set") from error
+    except (UnicodeDecodeError, OSError) as error:
+        raise DataError(f"{path}: cannot be read as UTF-8 text ({error})") from error
+    header = lines[0].split(",") if lines else []
+    if missing := [column for column in _NEEDED if column not in header]:
+        raise DataError(f"{path}, line 1: lacks column {missing[0]!r}; it has {', '.join(header) or 'nothing'}")
+    if header[-1] != "productDisplayName":
+        raise DataError(f"{path}, line 1: productDisplayName must be the last column, its titles hold commas")
+    found: dict[int, Product] = {}
+    malformed = duplicate = 0
+    for line in filter(None, lines[1:]):
+        values = line.split(",", len(header) - 1)
+        if len(values) < len(header) or not values[header.index("id")].isdecimal():
+            malformed += 1
+            continue
+        fields = {column: value.strip() for column, value in zip(header, values, strict=True)}
+        title = fields["productDisplayName"]
+        if len(title) > 1 and title[0] == title[-1] == '"':  # a re-saved file quotes what holds commas
+            title = title[1:-1].replace('""', '"').strip()
+        product = Product(int(fields["id"]), title, fields)
+        duplicate += product.item_id in found
+        found.setdefault(product.item_id, product)
+    return sorted(found.values(), key=lambda product: product.item_id), malformed, duplicate
+
+
+def split_titles(titles: list[str]) -> dict[str, str]:
+    """The split of each title, by the order of its hash; a small catalogue gives at most a quarter to test."""
+    if len(titles) < 4:
+        raise DataError(f"only {len(titles)} titles are shared by two or more items: too few to split three ways")
+    test = min(TEST_GROUPS, len(titles) // 4)
+    valid = min(VALID_GROUPS, max(len(titles) // 8, 1))
+    ordered = sorted(titles, key=_hash)
+    return {
+        title: "test" if rank < test else "valid" if rank < test + valid else "train"
+        for rank, title in enumerate(ordered)
+    }
+
+
+def group_queries(title: str, ids: list[int], split: str) -> list[tuple[int, list[int]]]:
+    """The queries of a title group with their relevant items, picked by hash.
+
+    In training every item asks for up to 4 others; in valid and test one item asks for all others.
+    """
+    if split == "train":
+        by_query = ((query, sorted(set(ids) - {query}, key=lambda item: _hash(f"{query}:{item}"))) for query in ids)
+        return [(query, others[:TRAIN_POSITIVES]) for query, others in by_query]
+    query = min(ids, key=lambda item: _hash(f"{title}\0{item}"))
+    return [(query, sorted(set(ids) - {query}))]
+
+
+def _tables(
+    products: list[Product],
+    groups: Mapping[str, list[int]],
+    photos: Mapping[int, bytes],
+    pairs: list[tuple[int, int, str]],
+) -> "dict[str, pl.DataFrame]":
+    import polars as pl
+
+    texts = pl.List(pl.String)
+    items = pl.DataFrame(
+        {
+            "item_id": [product.item_id for product in products],
+            "title": [product.title for product in products],
+            "image": [photos[product.item_id] for product in products],
+            "category": [product.category for product in products],
+            "attributes": [product.attributes for product in products],
+            "product_id": [min(groups[p.title]) if p.title else p.item_id for p in products],
+        },
+        schema_overrides={"category": texts, "attributes": texts},
+    )
+    asked = list(dict.fromkeys(pair[0] for pair in pairs))
+    queries = pl.DataFrame(
+        {
+            "query_id": asked,  # an item asks at most once, so its id serves
+            "text": pl.Series([None] * len(asked), dtype=pl.String),
+            "image": [photos[item] for item in asked],
+            "item_id": asked,
+        }
+    )
+    frame = pl.DataFrame(pairs, schema=["query_id", "item_id", "split"], orient="row")
+    return {
+        "items": items,
+        "queries": queries,
+        "pairs": frame.select("query_id", "item_id", pl.lit("click").alias("action"), "split"),
+    }
+
+
+def _hash(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()

@@ -1,0 +1,97 @@
+"""The best that anyone can predict from a history of a given length: exact marginalisation over what was not seen."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import comb
+
+import numpy as np
+
+LENGTHS = (0, 1, 2, 4, 8, 16, 32, 64, 128)
+
+
+@dataclass(frozen=True)
+class Personas:
+    """Known, equally likely distributions over styles: of a user's events and of what is shown, each [Z, S]."""
+
+    events: np.ndarray
+    targets: np.ndarray
+
+
+def sigmoid(logit: np.ndarray) -> np.ndarray:
+    """1 / (1 + exp(-logit))."""
+    return 0.5 * (1 + np.tanh(0.5 * logit))
+
+
+def lag_weights(stop: int, scale: int, decay: float) -> np.ndarray:
+    """Integer weights of lags 1..stop: round(scale * 2^(-decay k)), at least 1, for the lags 2^(k-1) + 1 to 2^k."""
+    doubling = np.ceil(np.log2(np.arange(1, stop + 1)))
+    return np.maximum(1, np.rint(scale * 2.0 ** (-decay * doubling))).astype(np.int64)
+
+
+def bayes_probabilities(
+    logit_N: np.ndarray,
+    gain: float,
+    target_N: np.ndarray,
+    recent_NxL: np.ndarray,
+    personas: Personas,
+    weights: np.ndarray,
+    lengths: Sequence[int] = LENGTHS,
+) -> dict[int, np.ndarray]:
+    """E[p | target, its item's effect, last L events] for each L, float64 [N].
+
+    `logit_N` is the logit without the history's part, `target_N` the style shown, `recent_NxL` the styles of the last
+    events, newest first (as many as `weights`, at least). Given the persona, the events beyond L are independent of
+    those within, so the unseen rest of s is a weighted sum of independent binomials; its exact distribution is tabled.
+    """
+    stop = len(weights)
+    same_NxL = recent_NxL[:, :stop] == target_N[:, None]
+    log_events_SxZ = np.log(personas.events.T)
+    log_posterior_NxZ = np.log(personas.targets.T)[target_N]
+    known_N = np.zeros(len(target_N), np.int64)  # the part of s that the last L events decide
+    result = {}
+    reached = 0
+    for length in sorted(lengths):
+        for lag in range(reached, min(length, stop)):
+            log_posterior_NxZ = log_posterior_NxZ + log_events_SxZ[recent_NxL[:, lag]]
+            known_N = known_N + weights[lag] * same_NxL[:, lag]
+        reached = max(reached, min(length, stop))
+        if reached == stop:  # nothing is left to guess
+            result[length] = sigmoid(logit_N + gain * known_N)
+            continue
+        posterior_NxZ = np.exp(log_posterior_NxZ - log_posterior_NxZ.max(axis=1, keepdims=True))
+        posterior_NxZ /= posterior_NxZ.sum(axis=1, keepdims=True)
+        rest_ZxSxR = rest_distribution(personas.events, weights[reached:])
+        result[length] = _mix(logit_N + gain * known_N, gain, target_N, posterior_NxZ, rest_ZxSxR)
+    return result
+
+
+def rest_distribution(match_ZxS: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """Exact distribution of sum_l weights[l] * Bernoulli(match), float64 [Z, S, sum(weights) + 1].
+
+    Lags of equal weight are one binomial; the binomials are convolved.
+    """
+    total = np.zeros((*match_ZxS.shape, int(weights.sum()) + 1))
+    total[..., 0] = 1
+    filled = 1
+    for weight, count in zip(*np.unique(weights, return_counts=True), strict=True):
+        spread = np.zeros_like(total)
+        for hits in range(count + 1):
+            share = comb(int(count), hits) * match_ZxS**hits * (1 - match_ZxS) ** (count - hits)
+            spread[..., hits * weight : hits * weight + filled] += share[..., None] * total[..., :filled]
+        total = spread
+        filled += int(weight * count)
+    return total
+
+
+def _mix(
+    logit_N: np.ndarray, gain: float, target_N: np.ndarray, posterior_NxZ: np.ndarray, rest_ZxSxR: np.ndarray
+) -> np.ndarray:
+    """The mean of sigmoid(logit + gain * rest) over personas and the rest; style by style: tables stay small."""
+    values_R = gain * np.arange(rest_ZxSxR.shape[-1])
+    mixed_N = np.empty(len(logit_N))
+    for style in np.unique(target_N):
+        rows = np.flatnonzero(target_N == style)
+        for part in np.array_split(rows, max(1, len(rows) // 4096)):
+            rest_PxR = posterior_NxZ[part] @ rest_ZxSxR[:, style]
+            mixed_N[part] = (rest_PxR * sigmoid(logit_N[part, None] + values_R)).sum(axis=1)
+    return mixed_N

@@ -1,0 +1,122 @@
+"""From prepared arrays to batches: memory-mapped, shuffled and checkpointable by grain.
+
+`stages/prepare.py` decodes images and tokenises text once; here they are only gathered. A batch has one form, so that
+its keys cannot be told apart by what they show; forms are interleaved by weight.
+"""
+
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import grain
+import numpy as np
+
+from moon_jax.data.forms import OWN, SEARCHES, Form
+
+Array = np.ndarray
+SPLITS = ("train", "valid", "test")
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """The arrays of a prepared catalogue and its searches; rows of items and queries, not ids.
+
+    item_images uint8 N x H x W x 3; item_text int32 N x T, 0 = padding; item_ids, product_ids int64 N;
+    query_images uint8 I x H x W x 3 for the queries that have one; query_image_row int64 Q (-1: none);
+    query_text int32 Q x T; query_item int64 Q, the item a query is or shows (-1: none);
+    query_search int8 Q, index into SEARCHES; pairs int64 P x 2 (query row, item row); pair_split int8 P.
+    """
+
+    folder: Path
+
+    def __getattr__(self, name: str) -> Array:
+        path = self.folder / f"{name}.npy"
+        if name.startswith("_") or not path.exists():
+            raise AttributeError(name)
+        array = np.load(path, mmap_mode="r")
+        self.__dict__[name] = array  # a memory map is opened once
+        return array
+
+    def pairs_of(self, search: str, split: str) -> Array:
+        """(query row, item row) of one search in one split, P x 2; for "own", training items with themselves."""
+        if search == OWN:
+            return np.stack([self.own_items, self.own_items], axis=1)
+        kind = self.query_search[self.pairs[:, 0]] == SEARCHES.index(search)
+        return self.pairs[kind & (self.pair_split == SPLITS.index(split))]
+
+    @cached_property
+    def own_items(self) -> Array:
+        """Items that take no part in an evaluation, neither as query nor as answer."""
+        held = self.pairs[self.pair_split != SPLITS.index("train")]
+        out = np.zeros(self.item_ids.size, bool)
+        out[held[:, 1]] = True
+        queried = self.query_item[held[:, 0]]
+        out[queried[queried >= 0]] = True
+        return np.flatnonzero(~out)
+
+    def gather(self, form: Form, pairs_Bx2: Array) -> dict[str, Array]:
+        """What the encoder is shown for these pairs."""
+        query_B, item_B = np.asarray(pairs_Bx2).T
+        batch = {"product_ids": self.product_ids[item_B]}
+        if "image" in form.query:
+            batch["query_images"] = self.query_pixels(form.search, query_B)
+        if "text" in form.query:
+            batch["query_text"] = self.query_words(form.search, query_B)
+        if "image" in form.item:
+            batch["item_images"] = self.item_images[item_B]
+        if "text" in form.item:
+            batch["item_text"] = self.item_text[item_B]
+        return batch
+
+    def query_pixels(self, search: str, query_B: Array) -> Array:
+        """A query's own photo; for a product as query, the item's."""
+        if search == OWN:
+            return self.item_images[query_B]
+        if search == "item":
+            return self.item_images[self.query_item[query_B]]
+        return self.query_images[self.query_image_row[query_B]]
+
+    def query_words(self, search: str, query_B: Array) -> Array:
+        """A query's own text; for a product as query, the item's title."""
+        if search == OWN:
+            return self.item_text[query_B]
+        if search == "item":
+            return self.item_text[self.query_item[query_B]]
+        return self.query_text[query_B]
+
+    def tokens_per_pair(self, form: Form, patches: int, split: str = "train") -> tuple[float, int]:
+        """(mean training tokens of a pair, number of pairs): ViT patches + non-padding text tokens, both sides."""
+        pairs = self.pairs_of(form.search, split)
+        if not len(pairs):
+            raise ValueError(f"the data has no {split} pairs for {form.search} search")
+        tokens = patches * (("image" in form.query) + ("image" in form.item))
+        batch = self.gather(
+            Form(form.search, *(tuple(m for m in side if m == "text") for side in (form.query, form.item))), pairs
+        )
+        words = sum(np.count_nonzero(batch[name]) for name in ("query_text", "item_text") if name in batch)
+        return tokens + words / len(pairs), len(pairs)
+
+
+def training_batches(prepared: Prepared, forms: tuple[Form, ...], batch: int, seed: int) -> grain.DatasetIterator:
+    """An endless, deterministic, checkpointable iterator over host batches (dicts of arrays, see `gather`).
+
+    Each form's pairs are shuffled anew every pass; a batch holds pairs of one form.
+    """
+    parts = []
+    for index, form in enumerate(forms):
+        pairs = prepared.pairs_of(form.search, "train")
+        if len(pairs) < batch:
+            raise ValueError(f"{len(pairs)} training pairs for {form.search} search are fewer than a batch of {batch}")
+        rows = grain.MapDataset.source(pairs).seed(1000 * seed + index).shuffle().repeat()
+        parts.append(rows.batch(batch, drop_remainder=True).map(_Gather(prepared, form)))
+    mixed = parts[0] if len(parts) == 1 else grain.MapDataset.mix(parts, weights=[form.weight for form in forms])
+    return iter(mixed.to_iter_dataset(grain.ReadOptions(num_threads=1, prefetch_buffer_size=2)))
+
+
+class _Gather(grain.transforms.Map):
+    def __init__(self, prepared: Prepared, form: Form):
+        self.prepared, self.form = prepared, form
+
+    def map(self, element: Any) -> dict[str, Array]:
+        return self.prepared.gather(self.form, element)

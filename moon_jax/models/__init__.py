@@ -1,0 +1,1 @@
+"""The encoder (ViT -> projector -> decoder) and the CTR model."""

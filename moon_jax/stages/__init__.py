@@ -1,0 +1,1 @@
+"""The stages, one step function each: prepare -> posttrain -> embed -> application -> compare."""

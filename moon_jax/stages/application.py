@@ -1,0 +1,213 @@
+"""Application: CTR over a behaviour sequence, with frozen representations or IDs alone; AUC, GAUC, log loss."""
+
+import functools
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import grain
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from flax import nnx
+
+from moon_jax.data.contract import read_table
+from moon_jax.data.histories import Behaviour, read_behaviour
+from moon_jax.meter import Meter
+from moon_jax.metrics import auc, gauc, log_loss
+from moon_jax.metrics.paired import paired_gauc
+from moon_jax.models.ctr import CtrConfig
+from moon_jax.sharding import data_mesh, replicated, split_batch
+from moon_jax.training import DivergedError, learning_rate, optimiser, train
+
+Array = jax.Array
+
+
+@dataclass(frozen=True)
+class ApplicationConfig:
+    """One CTR run; with an input "embed" it reads frozen representations, without one it is the ID-only baseline.
+
+    Attributes:
+        length: L, the number of last events read.
+        examples: budget in impressions.
+        batch: impressions a step.
+        peak_lr: learning rate after warm-up.
+        weight_decay: of all matrices, ID tables among them: they are what overfits.
+        seed: of initialisation and data order.
+    """
+
+    length: int
+    examples: int
+    batch: int = 512
+    peak_lr: float = 3e-3
+    weight_decay: float = 0.1
+    seed: int = 0
+
+
+def application(
+    config: ApplicationConfig,
+    *,
+    files: Mapping[str, Path],
+    inputs: Mapping[str, Path],
+    folder: Path,
+    report: Callable[..., None],
+) -> dict[str, Any]:
+    """Step function: representations + behaviour -> `predictions.npz` on the test split, and its metrics.
+
+    Where the data knows the click probabilities (`truth`), the Bayes-optimal scores at the same L are measured on the
+    same impressions: `bayes_auc`, `bayes_gauc`, and the paired difference of GAUC with its standard error over users.
+    """
+    behaviour = read_behaviour(files["items"], files["events"], files["impressions"])
+    table_NxD = np.load(inputs["embed"] / "items.npy").astype(np.float32) if "embed" in inputs else None
+    if table_NxD is not None:
+        table_NxD /= np.maximum(np.linalg.norm(table_NxD, axis=1, keepdims=True), 1e-6)
+    model = CtrConfig(
+        items=behaviour.items,
+        actions=len(behaviour.actions),
+        length=config.length,
+        content=0 if table_NxD is None else table_NxD.shape[1],
+    )
+    graph, initialise = _builder(model)
+    mesh = data_mesh(math.gcd(config.batch, jax.device_count()))
+    params = initialise(jnp.uint32(config.seed))
+    content = None if table_NxD is None else jax.device_put(table_NxD, replicated(mesh))
+    state = {"params": params, "opt": optimiser(weight_decay=config.weight_decay).init(params), "step": jnp.int32(0)}
+    steps = math.ceil(config.examples / config.batch)
+    hyper = {"steps": jnp.int32(steps), "peak_lr": jnp.float32(config.peak_lr)}
+    batches = impressions(behaviour, "train", config)
+    update = _update(graph, config.weight_decay)
+    meter = Meter(lambda state, batch: update(state, batch, hyper, content))
+    try:
+        trained = train(
+            meter,
+            jax.device_put(state, replicated(mesh)),
+            batches,
+            steps=steps,
+            folder=folder,
+            report=report,
+            place=lambda batch: jax.device_put(batch, split_batch(mesh)),
+        )
+    except DivergedError as error:
+        return {"status": "diverged", "diverged_at_step": error.step}
+    finally:
+        batches.close()
+    rows = np.flatnonzero(behaviour.split == "test")
+    scores = predict(graph, trained.state["params"], content, behaviour, rows, config)
+    labels, users = behaviour.clicked[rows], behaviour.user[rows]
+    np.savez(
+        folder / "predictions.npz", impression_id=behaviour.impression_ids[rows], user=users, clicked=labels, p=scores
+    )
+    value, left_out = gauc(labels, scores, users)
+    metrics = {
+        "length": config.length,
+        "examples": trained.totals.get("examples", 0.0),
+        "auc": auc(labels, scores),
+        "gauc": value,
+        "gauc_users": int(np.unique(users).size) - left_out,
+        "gauc_left_out": left_out,
+        "log_loss": log_loss(labels, scores),
+        "ctr": float(labels.mean()),
+        "test_impressions": int(rows.size),
+        **meter.summary("application", trained),
+    }
+    if "truth" in files:
+        metrics |= against_bayes(files["truth"], config.length, behaviour.impression_ids[rows], labels, scores, users)
+    return metrics
+
+
+def impressions(behaviour: Behaviour, split: str, config: ApplicationConfig) -> grain.DatasetIterator:
+    """Endless shuffled batches of impressions with their histories as slices; deterministic and checkpointable."""
+    rows = np.flatnonzero(behaviour.split == split)
+    if rows.size < config.batch:
+        raise ValueError(f"{rows.size} {split} impressions are fewer than a batch of {config.batch}")
+    shuffled = grain.MapDataset.source(rows).seed(config.seed).shuffle().repeat()
+    batched = shuffled.batch(config.batch, drop_remainder=True).map(lambda r: read(behaviour, r, config.length))
+    return iter(batched.to_iter_dataset(grain.ReadOptions(num_threads=1, prefetch_buffer_size=4)))
+
+
+def read(behaviour: Behaviour, rows_B: np.ndarray, length: int) -> dict[str, np.ndarray]:
+    """One batch: target, history of `length`, actions, click."""
+    history_BxL, action_BxL = behaviour.history(rows_B, length)
+    return {
+        "target": behaviour.impression_item[rows_B],
+        "history": history_BxL,
+        "action": action_BxL,
+        "clicked": behaviour.clicked[rows_B],
+    }
+
+
+@functools.cache
+def _builder(config: CtrConfig) -> tuple[nnx.GraphDef, Callable[[Array], nnx.State]]:
+    graph = nnx.split(nnx.eval_shape(lambda: config.build(0)))[0]
+    return graph, jax.jit(lambda seed: nnx.split(config.build(seed))[1])
+
+
+def logits(graph: nnx.GraphDef, params: nnx.State, content_NxD: Array | None, batch: dict[str, Array]) -> Array:
+    """Click logits of a batch; cosines of unit-norm representations are inner products."""
+    target_BxD = similarity_BxL = None
+    if content_NxD is not None:
+        target_BxD = content_NxD[batch["target"]]
+        similarity_BxL = jnp.einsum("bd,bld->bl", target_BxD, content_NxD[jnp.maximum(batch["history"], 0)])
+    return nnx.merge(graph, params)(batch["target"], batch["history"], batch["action"], target_BxD, similarity_BxL)
+
+
+@functools.cache
+def _update(graph: nnx.GraphDef, weight_decay: float) -> Callable[..., Any]:
+    adam = optimiser(weight_decay=weight_decay)
+
+    def loss_of(params: nnx.State, batch: dict[str, Array], content_NxD: Array | None) -> Array:
+        return jnp.mean(optax.sigmoid_binary_cross_entropy(logits(graph, params, content_NxD, batch), batch["clicked"]))
+
+    @functools.partial(jax.jit, donate_argnums=0)
+    def update(state: Any, batch: dict[str, Array], hyper: dict[str, Array], content_NxD: Array | None) -> Any:
+        loss, gradients = jax.value_and_grad(loss_of)(state["params"], batch, content_NxD)
+        updates, opt = adam.update(gradients, state["opt"], state["params"])
+        lr = learning_rate(state["step"], hyper["steps"], hyper["peak_lr"])
+        params = jax.tree.map(lambda p, u: p - lr * u, state["params"], updates)
+        counts = {"examples": jnp.int32(batch["clicked"].shape[0])}
+        return {"params": params, "opt": opt, "step": state["step"] + 1}, {"loss": loss, "lr": lr}, counts
+
+    return update
+
+
+@functools.cache
+def _predictor(graph: nnx.GraphDef) -> Callable[..., Array]:
+    return jax.jit(lambda params, content, batch: jax.nn.sigmoid(logits(graph, params, content, batch)))
+
+
+def predict(
+    graph: nnx.GraphDef,
+    params: nnx.State,
+    content_NxD: Array | None,
+    behaviour: Behaviour,
+    rows: np.ndarray,
+    config: ApplicationConfig,
+) -> np.ndarray:
+    """Click probabilities of these impressions, float64, in equal batches (one compilation)."""
+    predictor, out = _predictor(graph), []
+    for start in range(0, rows.size, config.batch):
+        block = rows[np.minimum(np.arange(start, start + config.batch), rows.size - 1)]
+        out.append(np.asarray(predictor(params, content_NxD, read(behaviour, block, config.length)), np.float64))
+    return np.concatenate(out)[: rows.size]
+
+
+def against_bayes(
+    truth: Path, length: int, impression_ids: np.ndarray, labels: np.ndarray, scores: np.ndarray, users: np.ndarray
+) -> dict[str, float]:
+    """Bayes-optimal AUC and GAUC at this L on the same impressions; nothing where the truth has no column for L."""
+    table = read_table(truth)
+    if f"bayes_{length}" not in table.columns:
+        return {}
+    order = np.argsort(table["impression_id"].to_numpy())
+    at = order[np.searchsorted(table["impression_id"].to_numpy(), impression_ids, sorter=order)]
+    bayes = table[f"bayes_{length}"].to_numpy()[at]
+    difference, error = paired_gauc(labels, scores, bayes, users)
+    return {
+        "bayes_auc": auc(labels, bayes),
+        "bayes_gauc": gauc(labels, bayes, users)[0],
+        "gauc_minus_bayes": difference,
+        "gauc_minus_bayes_se": error,
+    }

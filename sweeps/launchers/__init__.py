@@ -1,0 +1,1 @@
+"""Launchers start workers and watch them. Workers need none of them."""
