@@ -124,11 +124,11 @@ def draw_fit(
     ax.plot(grid[~inside], show(mean)[~inside], color=BLUE, lw=1.8, ls=(0, (4, 2)), zorder=3)
     _runs(ax, x, y, held, passes)
     ax.set_xscale("log")
-    count_ticks(ax)
     if log_y:
         ax.set_yscale("log")
         plain_log_ticks(ax)
     ax.set_xlim(grid[0], grid[-1])
+    count_ticks(ax)
     frame(ax, xlabel or fit.x[0], ylabel or (fit.y if flip else fit.y_label))
     if legend:
         ax.legend(fontsize=8, frameon=False, loc="best")

@@ -51,7 +51,7 @@ class Fit:
     can be given, and then every interval is (nan, nan).
     """
 
-    law: str
+    form: Law
     params: dict[str, float]
     x: tuple[str, ...]
     y: str
@@ -72,9 +72,9 @@ class Fit:
     level: float = 0.95
 
     @property
-    def form(self) -> Law:
-        """The law itself."""
-        return get_law(self.law)
+    def law(self) -> str:
+        """The law's name."""
+        return self.form.name
 
     @property
     def y_label(self) -> str:
@@ -193,10 +193,9 @@ class Fit:
             TableError: the file is missing, is no saved fit, or its law is not registered here.
         """
         data = read_saved(path, FORMAT)
-        get_law(data["law"])
         points = data["points"]
         return cls(
-            law=data["law"],
+            form=get_law(data["law"]),
             params={name: _number(value) for name, value in data["params"].items()},
             x=tuple(data["x"]),
             y=data["y"],

@@ -102,7 +102,7 @@ def fit(
     draws = np.empty((0, len(params))) if drawn is None else rescale(drawn.params)
     noise_draws = np.empty(0) if drawn is None else noise["sd"] * drawn.noise_factor
     result = Fit(
-        law=form.name,
+        form=form,
         params=params,
         x=names,
         y=y,
@@ -156,14 +156,16 @@ def _rows(table: pl.DataFrame, names: tuple[str, ...], y: str, cluster: str | No
     axes = np.stack([numeric_column(table, name) for name in names])
     for name, axis in zip(names, axes, strict=True):
         if np.any(axis <= 0):
-            raise TableError(f"column {name!r} must be above 0, it is not in {name_rows(np.flatnonzero(axis <= 0))}")
+            raise TableError(
+                f"column {name!r} must be above 0, it is not in {name_rows(table, np.flatnonzero(axis <= 0))}"
+            )
     measured = numeric_column(table, y)
     values = 1.0 - measured if transform == "error" else measured
     if form.residuals == "log" and np.any(values <= 0):
         what = f"1 - {y}" if transform == "error" else y
         raise TableError(
             f"{form.name} is fitted in logs and needs {what} above 0, it is not in "
-            f"{name_rows(np.flatnonzero(values <= 0))}; drop these rows or take the law log_line"
+            f"{name_rows(table, np.flatnonzero(values <= 0))}; drop these rows or take the law log_line"
         )
     names_of = [str(label) for label in labels(table, cluster)] if cluster else [str(k) for k in range(table.height)]
     has_passes = "passes" in table.columns

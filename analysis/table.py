@@ -13,6 +13,7 @@ import numpy as np
 if TYPE_CHECKING:
     import polars as pl
 
+ROW = "_row"  # where rows were left out, the number that a row had in the user's table
 ROWS_NAMED = 5  # an error names this many faulty rows and counts the rest
 
 
@@ -74,8 +75,10 @@ def require_columns(table: pl.DataFrame, names: Sequence[str], source: str = "ta
         raise TableError(f"{source}: no column {name!r}; {hint}")
 
 
-def name_rows(rows: Sequence[int] | np.ndarray) -> str:
-    """`rows 0, 3 and 7` (0-based, as polars counts), shortened after a few."""
+def name_rows(table: pl.DataFrame, rows: Sequence[int] | np.ndarray) -> str:
+    """`rows 0, 3, 7` as the user's table counts them from 0, shortened after a few."""
+    if ROW in table.columns:
+        rows = table[ROW].to_numpy()[np.asarray(rows, int)]
     shown = ", ".join(str(int(row)) for row in rows[:ROWS_NAMED])
     more = f" and {len(rows) - ROWS_NAMED} more" if len(rows) > ROWS_NAMED else ""
     return f"row{'s' if len(rows) > 1 else ''} {shown}{more}"
@@ -94,13 +97,13 @@ def numeric_column(table: pl.DataFrame, name: str, source: str = "table") -> np.
     if not (column.dtype.is_numeric() or column.dtype == pl.Boolean):
         numbers = column.cast(pl.Float64, strict=False) if column.dtype == pl.String else None
         rows: Sequence[int] | np.ndarray = [] if numbers is None else np.flatnonzero(numbers.is_null().to_numpy())
-        where = f" ({name_rows(rows)}: {column[int(rows[0])]!r})" if len(rows) else ""
+        where = f" ({name_rows(table, rows)}: {column[int(rows[0])]!r})" if len(rows) else ""
         raise TableError(f"{source}: column {name!r} is {column.dtype}, not numeric{where}")
     values = column.cast(pl.Float64).fill_null(float("nan")).to_numpy()
     faulty = np.flatnonzero(~np.isfinite(values))
     if len(faulty):
         raise TableError(
-            f"{source}: column {name!r} is not finite in {name_rows(faulty)}; drop these rows or mark them"
+            f"{source}: column {name!r} is not finite in {name_rows(table, faulty)}; drop these rows or mark them"
         )
     return values
 
@@ -111,6 +114,8 @@ def done_rows(table: pl.DataFrame) -> tuple[pl.DataFrame, list[str]]:
         return table, []
     import polars as pl
 
+    if ROW not in table.columns:
+        table = table.with_row_index(ROW)
     left = table.filter(pl.col("status").is_null() | (pl.col("status") != "done"))
     counts = left["status"].fill_null("unknown").value_counts().sort("status")
     dropped = [f"{count} {status}" for status, count in counts.iter_rows()]
@@ -123,7 +128,7 @@ def labels(table: pl.DataFrame, name: str, source: str = "table") -> list[Any]:
     column = table[name]
     if column.null_count():
         rows = np.flatnonzero(column.is_null().to_numpy())
-        raise TableError(f"{source}: column {name!r} is empty in {name_rows(rows)}")
+        raise TableError(f"{source}: column {name!r} is empty in {name_rows(table, rows)}")
     return column.to_list()
 
 

@@ -7,6 +7,7 @@ search with diminishing gains. Refuted if the slope's interval includes 0 or the
 from typing import TYPE_CHECKING
 
 import analysis
+from analysis.figures import scaling_figure
 from experiments import steps
 from experiments.question import Reading
 from experiments.reading import about_learning_rate, floors_of, holdout_sentence, law_sentence, primary_search
@@ -52,7 +53,7 @@ def read(results: "pl.DataFrame") -> Reading:
             )
             reading.fits[f"{metric}-{law}"] = fit
         reading.answer += [law_sentence(reading.fits[f"{metric}-power_floor"], metric), holdout_sentence(fit, metric)]
-        reading.figures[metric] = analysis.scaling_figure(
+        reading.figures[metric] = scaling_figure(
             reading.fits[f"{metric}-power_floor"],
             floors=floors_of(results, metric) if metric.endswith("@10") else None,
             title=f"{search} search against candidates per query",
@@ -61,5 +62,7 @@ def read(results: "pl.DataFrame") -> Reading:
         )
     columns = ["negatives", "seed", "lr", "realised_negatives", "tokens", "passes", f"{search}_recall@10"]
     columns += [f"{search}_hit@10", f"{search}_entropy", "temperature", "posttrain_flops", "status"]
-    reading.tables["runs"] = results.select([c for c in columns if c in results.columns]).sort("negatives", "seed", "lr")
+    reading.tables["runs"] = results.select([c for c in columns if c in results.columns]).sort(
+        "negatives", "seed", "lr"
+    )
     return reading

@@ -59,7 +59,9 @@ def load_question(name: str) -> Question:
     if not name.endswith(".py"):
         near = difflib.get_close_matches(name, QUESTIONS, n=1)
         hint = f"did you mean {near[0]}? " if near else ""
-        raise QuestionError(f"unknown question {name!r}; {hint}there are {', '.join(QUESTIONS)}, or the path of a .py file")
+        raise QuestionError(
+            f"unknown question {name!r}; {hint}there are {', '.join(QUESTIONS)}, or the path of a .py file"
+        )
     path = Path(name)
     if not path.is_file():
         raise QuestionError(f"{path}: there is no such file")

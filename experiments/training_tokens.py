@@ -8,6 +8,7 @@ fit, falls outside its prediction interval, or if the curve is flat.
 from typing import TYPE_CHECKING
 
 import analysis
+from analysis.figures import scaling_figure
 from experiments import steps
 from experiments.question import Reading
 from experiments.reading import about_learning_rate, clears, floors_of, holdout_sentence, law_sentence, primary_search
@@ -58,7 +59,7 @@ def read(results: "pl.DataFrame") -> Reading:
             reading.fits[f"{metric}-{law}"] = fit
             if law == "power_floor":
                 reading.answer += [law_sentence(fit, metric), holdout_sentence(fit, metric)]
-                reading.figures[metric] = analysis.scaling_figure(
+                reading.figures[metric] = scaling_figure(
                     fit,
                     floors=floors if metric.endswith("@10") else None,
                     title=f"{search} search against training tokens",

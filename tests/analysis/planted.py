@@ -12,7 +12,9 @@ def law(x: np.ndarray, E: float = 0.15, A: float = 4.0, alpha: float = 0.25) -> 
     return E + A * x**-alpha
 
 
-def runs(budgets: int = 7, seeds: int = 3, noise: float = 0.02, seed: int = 0, span=(1e4, 3e7), **truth) -> pl.DataFrame:
+def runs(
+    budgets: int = 7, seeds: int = 3, noise: float = 0.02, seed: int = 0, span=(1e4, 3e7), **truth
+) -> pl.DataFrame:
     """One row a run: tokens, recall = 1 - error, error = law with log-normal noise."""
     rng = np.random.default_rng(seed)
     x = np.repeat(np.geomspace(*span, budgets), seeds)

@@ -50,7 +50,9 @@ def test_the_optimum_is_the_one_that_scipy_finds():
     def residuals(theta):
         return np.log(theta[0] + np.exp(theta[1]) * x ** -theta[2]) - np.log(y)
 
-    peer = least_squares(residuals, [0.1, 1.0, 0.2], bounds=([0, -20, 0], [1, 20, 5]), xtol=1e-15, ftol=1e-15, gtol=1e-15)
+    peer = least_squares(
+        residuals, [0.1, 1.0, 0.2], bounds=([0, -20, 0], [1, 20, 5]), xtol=1e-15, ftol=1e-15, gtol=1e-15
+    )
     ours = analysis.fit(table, x="tokens", y="error", resamples=0)
     assert ours.objective["value"] <= peer.cost * (1 + 1e-9)
     assert ours.params["alpha"] == pytest.approx(peer.x[2], rel=1e-4)
@@ -105,7 +107,9 @@ def test_a_loaded_fit_equals_the_saved_one(tmp_path):
     path = fit.save(tmp_path / "deep" / "fit.json")
     again = analysis.Fit.load(path)
     assert again == fit
-    for ours, theirs in zip(fit.predict([1e5, 1e9], interval=0.9), again.predict([1e5, 1e9], interval=0.9), strict=True):
+    for ours, theirs in zip(
+        fit.predict([1e5, 1e9], interval=0.9), again.predict([1e5, 1e9], interval=0.9), strict=True
+    ):
         np.testing.assert_array_equal(ours, theirs)
     document = json.loads(path.read_text())
     keys = {"law", "params", "intervals", "objective", "n", "warnings", "checklist", "data_hash", "options", "holdout"}
@@ -204,6 +208,8 @@ def test_unfinished_rows_are_left_out_and_counted():
     fit = analysis.fit(table, **COLUMNS)
     assert fit.n == 14
     assert fit.checklist["points_dropped"] == "7 diverged"
+    with pytest.raises(analysis.TableError, match="'recall' is not finite in row 4;"):
+        analysis.fit(changed(table, "recall", 4, None), **COLUMNS)  # the number that the row has in the user's table
 
 
 def changed(table, column, row, value):
@@ -261,7 +267,13 @@ def test_a_user_s_law_needs_neither_gradient_nor_rescaling():
         formula="y = E + A n^-alpha + B d^-beta",
         about="for this test",
         axes=2,
-        params=(Param("E", "nonnegative"), Param("A", "positive"), Param("B", "positive"), Param("alpha"), Param("beta")),
+        params=(
+            Param("E", "nonnegative"),
+            Param("A", "positive"),
+            Param("B", "positive"),
+            Param("alpha"),
+            Param("beta"),
+        ),
         function=lambda n, d, E, A, B, alpha, beta: E + A * n**-alpha + B * d**-beta,
         starts=lambda n, d, y: np.array([[y.min() / 2, 1.0, 1.0, a, b] for a in (0.2, 0.6) for b in (0.2, 0.6)]),
     )

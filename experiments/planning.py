@@ -1,0 +1,139 @@
+"""What a run would cost, before it runs: steps, parameters, tokens, FLOPs, memory, time, and what it could detect."""
+
+import math
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from moon_jax.stages.application import ApplicationConfig
+from moon_jax.stages.posttrain import PosttrainConfig
+
+if TYPE_CHECKING:
+    from moon_jax.data.contract import Dataset
+    from sweeps import Cell, Ledger, Step
+
+ASSUMED_SHARE = 0.3  # of the matmul peak, where nothing has been measured yet
+OVERHEAD = 5.0  # seconds a step, likewise: loading, compiling, measuring
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Totals over the steps still to run, and per kind of step how many are to run and how many are done."""
+
+    cells: int
+    to_run: Counter
+    done: Counter
+    params: int
+    tokens: float
+    flops: float
+    memory: float
+    seconds: float
+    measured: bool
+    detectable: str
+
+
+def plan(ledger: "Ledger", cells: "Sequence[Cell]", dataset: "Dataset", workers: int) -> Plan:
+    """Estimate a question's cost; the time rests on this ledger's own finished steps where there are any."""
+    steps = _closure(cells)
+    waiting = [step for step in steps if ledger.result(step) is None]
+    kinds = [step.function.partition(":")[2] for step in waiting]
+    done = Counter(step.function.partition(":")[2] for step in steps if ledger.result(step) is not None)
+    posttrain = [step.config for step in steps if isinstance(step.config, PosttrainConfig)]
+    costs = [_flops(step) for step in waiting]
+    speed, overhead, measured = _speed(ledger, steps)
+    return Plan(
+        cells=len(cells),
+        to_run=Counter(kinds),
+        done=done,
+        params=max((config.encoder.parameters() for config in posttrain), default=0),
+        tokens=float(sum(step.config.tokens for step in waiting if isinstance(step.config, PosttrainConfig))),
+        flops=sum(costs),
+        memory=max((_memory(config) for config in posttrain), default=0.0),
+        seconds=(sum(costs) / speed + overhead * len(waiting)) / workers,
+        measured=measured,
+        detectable=_detectable(dataset, cells),
+    )
+
+
+def _closure(cells: "Iterable[Cell]") -> "list[Step]":
+    seen: dict[str, Any] = {}
+
+    def visit(step: "Step") -> None:
+        if step.name not in seen:
+            for needed in step.needs.values():
+                visit(needed)
+            seen[step.name] = step
+
+    for cell in cells:
+        for step in cell.steps.values():
+            visit(step)
+    return list(seen.values())
+
+
+def _flops(step: "Step") -> float:
+    """6 FLOPs a parameter and token, and 6 B D a logit of the loss; a CTR example costs about its attention."""
+    config = step.config
+    if isinstance(config, PosttrainConfig):
+        encoder = config.encoder
+        body = encoder.parameters() - encoder.vocabulary * encoder.hidden
+        per_pair = 2 * encoder.patches  # a lower bound of a pair's tokens
+        return config.tokens * (6.0 * body + 6.0 * config.batch * encoder.embedding / per_pair)
+    if isinstance(config, ApplicationConfig):
+        return config.examples * 6.0 * (config.length * 600 + 20_000)
+    return 0.0
+
+
+def _memory(config: PosttrainConfig) -> float:
+    """Bytes: weights, gradients and two moments in float32, activations of a step, and the logits (an estimate)."""
+    encoder = config.encoder
+    tokens = 2 * config.batch * (encoder.patches + 16)
+    return 16.0 * encoder.parameters() + 4.0 * tokens * encoder.hidden * 2 * encoder.depth * 16 + 12.0 * config.batch**2
+
+
+def _speed(ledger: "Ledger", steps: "Sequence[Step]") -> tuple[float, float, bool]:
+    """(FLOP/s a worker, seconds a step besides, whether measured here)."""
+    flops = seconds = 0.0
+    for step in steps:
+        result = ledger.result(step)
+        if result is not None and (cost := _flops(step)):
+            flops, seconds = flops + cost, seconds + result["seconds"]
+    if flops and seconds:
+        return flops / seconds, 0.0, True
+    from moon_jax.meter import matmul_peak
+
+    return ASSUMED_SHARE * matmul_peak(), OVERHEAD, False
+
+
+def _detectable(dataset: "Dataset", cells: "Sequence[Cell]") -> str:
+    """The smallest true difference seen with 80 % power at the 5 % level (2.8 standard errors), between two points."""
+    seeds = len({cell.coordinates.get("seed", 0) for cell in cells}) or 1
+    said = []
+    if dataset.has("pairs"):
+        import polars as pl
+
+        queries = dataset.read("pairs", ["query_id", "split"]).filter(pl.col("split") == "test")["query_id"].n_unique()
+        bound = 2.8 * math.sqrt(0.25 / queries)
+        said.append(f"recall: {bound:.3f} ({queries} test queries, unpaired bound at recall .5)")
+    if dataset.has("impressions") and any("application" in cell.steps for cell in cells):
+        import polars as pl
+
+        users = (
+            dataset.read("impressions", ["user_id", "split"]).filter(pl.col("split") == "test")["user_id"].n_unique()
+        )
+        said.append(f"GAUC: {2.8 * 0.10 / math.sqrt(users):.4f} ({users} test users, paired, users' sd taken as .10)")
+    return "; ".join(said) + f"; {seeds} seeds"
+
+
+def lines(name: str, made: Plan) -> list[str]:
+    """The plan of a question as text."""
+    kinds = sorted(made.to_run.keys() | made.done.keys())
+    work = ", ".join(f"{kind} {made.to_run[kind]} to run / {made.done[kind]} done" for kind in kinds)
+    source = "from this folder's finished steps" if made.measured else f"assuming {ASSUMED_SHARE:.0%} of matmul peak"
+    return [
+        f"{name}: {made.cells} cells; {work}",
+        f"  encoder {made.params:,} parameters; {made.tokens:,.0f} tokens to train; {made.flops:.3g} FLOPs; "
+        f"about {made.memory / 2**20:,.0f} MiB a worker (estimate)",
+        f"  about {made.seconds / 60:.1f} min ({source})",
+        f"  smallest difference it can detect: {made.detectable}",
+    ]

@@ -1,0 +1,206 @@
+"""From a question to its answer: plan, run, collect, read, report."""
+
+import hashlib
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from experiments.question import QUESTIONS, Question, QuestionError, Reading, load_question
+from experiments.recipes import PRESETS
+
+if TYPE_CHECKING:
+    import polars as pl
+
+    from moon_jax.data.contract import Dataset
+    from sweeps import Cell, Ledger, Snapshot
+
+SCHEMA = "1"
+UNITS = {
+    "tokens": "ViT patches + non-padding text tokens, both sides of every pair",
+    "posttrain_flops": "FLOP, matrix products, loss included",
+    "application_flops": "FLOP, matrix products",
+    "posttrain_tokens_per_second": "tokens/s without compilation",
+    "seconds": "s, sum over the cell's steps (shared steps counted in each)",
+    "image_entropy": "nats, over 256 fixed candidates",
+    "text_entropy": "nats, over 256 fixed candidates",
+    "item_entropy": "nats, over 256 fixed candidates",
+    "log_loss": "nats",
+}
+
+
+def cache_folder() -> Path:
+    """Where planted worlds and compiled programs are kept: $MOON_CACHE, or ~/.cache/moon-jax."""
+    return Path(os.environ.get("MOON_CACHE") or Path.home() / ".cache" / "moon-jax")
+
+
+def open_data(folder: Path | None, preset: str, say: Any) -> "Dataset":
+    """The user's dataset, or the planted world of the preset, made once and cached."""
+    from moon_jax.data.contract import open_dataset
+
+    if folder is not None:
+        return open_dataset(folder)
+    from experiments.worlds import world_for
+    from moon_jax.data.world import make_world
+    from sweeps import canonical
+
+    config = world_for(preset)
+    name = hashlib.sha256(canonical(config).encode()).hexdigest()[:12]
+    home = cache_folder() / "worlds" / name
+    if home.is_dir():
+        return open_dataset(home)
+    say(f"making the planted world once: {home}")
+    return make_world(home, config)
+
+
+def require_sound_once(dataset: "Dataset", out: Path) -> None:
+    """Check the contract, once for each content; DataError at the first fault."""
+    from moon_jax.data.checking import require_sound
+
+    digest = hashlib.sha256(json.dumps(dict(dataset.digests), sort_keys=True).encode()).hexdigest()[:16]
+    mark = out / "checked" / f"{digest}.json"
+    if mark.exists():
+        return
+    require_sound(dataset.folder)
+    mark.parent.mkdir(parents=True, exist_ok=True)
+    mark.write_text(json.dumps({"name": dataset.name, "digests": dict(dataset.digests)}))
+
+
+def questions_for(name: str) -> list[Question]:
+    """One question, or all."""
+    return [load_question(each) for each in (QUESTIONS if name == "all" else (name,))]
+
+
+def cells_of(questions: Sequence[Question], preset: str, dataset: "Dataset", say: Any) -> "dict[str, list[Cell]]":
+    """Cells of each question; of several, those that the data cannot answer are skipped, visibly."""
+    if preset not in PRESETS:
+        raise QuestionError(f"unknown preset {preset!r}; there are {', '.join(PRESETS)}")
+    from moon_jax.data.contract import DataError
+
+    out = {}
+    for question in questions:
+        try:
+            out[question.name] = question.cells(preset, dataset)
+        except (QuestionError, DataError) as error:
+            if len(questions) == 1:
+                raise
+            say(f"skipping {question.name}: {error}")
+    if not out:
+        raise QuestionError(f"{dataset.folder}: it can answer none of these questions")
+    return out
+
+
+def settle_stale(ledger: "Ledger", planned: "dict[str, list[Cell]]", stale: str | None) -> None:
+    """Refuse results of other source code unless told to keep or rerun them."""
+    names = ledger.stale([step for cells in planned.values() for cell in cells for step in cell.steps.values()])
+    if not names:
+        return
+    if stale is None:
+        raise QuestionError(
+            f"{len(names)} finished steps were computed by other source code (first: {names[0]}); "
+            "say --stale keep to use them or --stale rerun to compute them again"
+        )
+    if stale == "rerun":
+        for name in names:
+            ledger.discard(name)
+
+
+def worker_environment() -> dict[str, str]:
+    """Compiled programs are shared by all workers and runs."""
+    return {
+        "JAX_COMPILATION_CACHE_DIR": str(cache_folder() / "xla"),
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+        "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "0",
+    }
+
+
+def collect(ledger: "Ledger", question: str, cells: "Sequence[Cell]") -> "pl.DataFrame":
+    """`results.parquet` of a question: one row a cell, schema version and units in its metadata."""
+    import polars as pl
+
+    table = pl.DataFrame(ledger.rows(cells), infer_schema_length=None)
+    table = table.with_columns(pl.col(c).cast(pl.Float64) for c, t in table.schema.items() if t == pl.Null)
+    units = {column: unit for column, unit in UNITS.items() if column in table.columns}
+    target = ledger.root / question / "results.parquet"
+    part = target.with_suffix(f".{os.getpid()}.part")
+    table.write_parquet(part, metadata={"schema_version": SCHEMA, "units": json.dumps(units)})
+    part.replace(target)
+    return table
+
+
+def reading_of(question: Question, table: "pl.DataFrame") -> Reading:
+    """What the question says of its finished cells; failed ones stand among the weak points."""
+    import polars as pl
+
+    done = table.filter(pl.col("status") == "done")
+    if done.is_empty():
+        raise QuestionError(f"{question.name}: no cell has finished; see `moon status`")
+    reading = question.read(done)
+    for status, count in table.filter(pl.col("status") != "done").group_by("status").len().iter_rows():
+        reading.weak.insert(0, f"{count} of {table.height} cells are {status} and take no part.")
+    return reading
+
+
+def write_reading(
+    out: Path, question: Question, reading: Reading, table: "pl.DataFrame", about: dict[str, Any]
+) -> Path:
+    """Fits, figures and the self-contained `report.html`; returns its path."""
+    from analysis.figures import save_figure
+    from analysis.fitted import Fit
+    from analysis.rates import Rate
+    from analysis.report import Section, fit_section, rate_section, write_report
+
+    home = out / question.name
+    for folder in ("fits", "figures"):
+        (home / folder).mkdir(parents=True, exist_ok=True)
+    for name, fit in reading.fits.items():
+        fit.save(home / "fits" / f"{name}.json")
+    for name, figure in reading.figures.items():
+        save_figure(figure, home / "figures" / name)
+    sections = [Section("The hypothesis", text=question.hypothesis)]
+    if reading.weak:
+        sections.append(Section("What is weak", warnings=reading.weak))
+    sections += [
+        Section(name, figure=figure, alt=f"{question.name}: {name}") for name, figure in reading.figures.items()
+    ]
+    for name, fit in reading.fits.items():
+        if isinstance(fit, Fit):
+            sections.append(fit_section(f"Fit: {name}", fit))
+        elif isinstance(fit, Rate):
+            sections.append(rate_section(f"Rate: {name}", fit))
+    sections += [Section(name, table=frame) for name, frame in reading.tables.items()]
+    provenance = about | {
+        "cells": table.height,
+        "device": ", ".join(sorted(set(table["device"].drop_nulls()))),
+        "versions": ", ".join(sorted(set(table["versions"].drop_nulls()))),
+        "commit": ", ".join(sorted(set(table["commit"].drop_nulls()))) or "not in a commit",
+        "table": "results.parquet beside this page",
+    }
+    title = question.name.replace("_", " ").capitalize()
+    return write_report(
+        home / "report.html", title=title, answer=reading.answer, sections=sections, provenance=provenance
+    )
+
+
+def save_about(out: Path, question: str, dataset: "Dataset", preset: str) -> dict[str, Any]:
+    """What a later `moon report` needs to know of a run: data, licence, what is simulated, preset."""
+    about = {
+        "data": dataset.name,
+        "source": dataset.source,
+        "licence": dataset.licence,
+        "simulated": dict(dataset.simulated),
+        "preset": preset,
+    }
+    (out / question / "about.json").write_text(json.dumps(about, indent=1))
+    return about
+
+
+def load_about(out: Path, question: str) -> dict[str, Any]:
+    path = out / question / "about.json"
+    return json.loads(path.read_text()) if path.exists() else {}
+
+
+def failures(snapshot: "Snapshot") -> int:
+    """Steps that ended without a result."""
+    return len(snapshot.failed)

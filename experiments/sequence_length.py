@@ -1,0 +1,125 @@
+"""What is a longer behaviour history worth?
+
+Hypothesis: GAUC rises with the history length L as long as older events still tell something about the click, and
+frozen multimodal representations add to item IDs at the same L. No user ID is used. Refuted if the gain over the
+ID-only model at the largest L has an interval that includes 0, or if GAUC does not rise with L.
+"""
+
+from typing import TYPE_CHECKING
+
+import analysis
+from analysis.figures import line_figure
+from experiments import steps
+from experiments.question import QuestionError, Reading
+from experiments.recipes import recipe_for, searches_of
+from sweeps import Cell
+
+if TYPE_CHECKING:
+    import polars as pl
+
+    from moon_jax.data.contract import Dataset
+
+IDS, MOON = "IDs only", "IDs + MOON"
+
+
+def cells(preset: str, data: "Dataset") -> list[Cell]:
+    """L x seed x (IDs only, IDs + representations of the largest token budget)."""
+    for file in ("events", "impressions", "pairs"):
+        data.path(file)
+    recipe, searches = recipe_for(preset, data), searches_of(data)
+    if not searches:
+        raise QuestionError(f"{data.folder}: the dataset names no search form to train an encoder on")
+    encoder = steps.posttrain(data, recipe, forms=searches, tokens=recipe.budgets[-1], seed=recipe.seeds[0])
+    embedded = steps.embed(data, recipe, encoder, searches, _richest(searches))
+    out = []
+    for length in recipe.lengths:
+        for seed in recipe.seeds:
+            baseline = steps.application(data, recipe, length=length, seed=seed, embedded=None)
+            ours = steps.application(data, recipe, length=length, seed=seed, embedded=embedded)
+            point = {"L": length, "seed": seed}
+            out.append(Cell({**point, "model": IDS, "run": baseline.name}, {"application": baseline}))
+            compared = {"application": ours, "compare": steps.compare(ours, baseline)}
+            out.append(Cell({**point, "model": MOON, "run": ours.name}, compared))
+    return out
+
+
+def _richest(searches: tuple) -> tuple[str, ...]:
+    return max((form.item for form in searches), key=len)
+
+
+def read(results: "pl.DataFrame") -> Reading:
+    """GAUC against L for both models, the Bayes curve where it is known, paired gains."""
+    import polars as pl
+
+    done = results.filter(pl.col("status") == "done")
+    reading = Reading(answer=[])
+    ours, ids = (done.filter(pl.col("model") == name) for name in (MOON, IDS))
+    longest, shortest = done["L"].max(), done["L"].min()
+    gains = _gains(ours)
+    at = gains.filter(pl.col("L") == longest).row(0, named=True)
+    reading.answer.append(
+        f"At L = {longest} representations add {at['gain']:+.4f} GAUC [{at['low']:+.4f}, {at['high']:+.4f}] to IDs alone "
+        "(paired: same impressions, users and seeds)."
+    )
+    means = {name: t.group_by("L").agg(pl.col("gauc").mean()).sort("L") for name, t in ((MOON, ours), (IDS, ids))}
+    for name, mean in means.items():
+        best = mean.sort("gauc", descending=True).row(0, named=True)
+        first = mean.row(0, named=True)
+        reading.answer.append(
+            f"{name}: GAUC {first['gauc']:.4f} at L = {shortest}, best {best['gauc']:.4f} at L = {best['L']}."
+        )
+    reference = {}
+    if "bayes_gauc" in done.columns:
+        bayes = done.drop_nulls("bayes_gauc").group_by("L").agg(pl.col("bayes_gauc").first()).sort("L")
+        reference = {"Bayes-optimal": (bayes["L"].to_list(), bayes["bayes_gauc"].to_list())}
+        above = ours.filter(pl.col("gauc_minus_bayes") > 2 * pl.col("gauc_minus_bayes_se"))
+        verdict = "no run stands above Bayes by more than 2 SE" if above.is_empty() else (
+            f"{above.height} runs stand above Bayes by more than 2 SE: suspect a leak"
+        )  # fmt: skip
+        reading.answer.append(f"Against the known Bayes-optimal curve: {verdict}.")
+    users = int(done["gauc_users"][0])
+    smallest = 2.8 * float(gains["error"].median())  # type: ignore[arg-type]
+    reading.answer.append(
+        f"The smallest gain that could have been seen (80 % power, 5 % level) is about {smallest:.4f} GAUC; "
+        f"{users} users counted, {int(done['gauc_left_out'][0])} left out for having one class."
+    )
+    reading.figures["gauc"] = line_figure(
+        done,
+        x="L",
+        y="gauc",
+        series="model",
+        reference=reference,
+        title="GAUC against history length",
+        xlabel="L, last events read",
+        ylabel="GAUC",
+    )
+    if longest > 2 * shortest and ours["L"].n_unique() > 3:
+        for name, table in ((MOON, ours), (IDS, ids)):
+            fit = analysis.fit(table, x="L", y="gauc", law="log_line", cluster="run", holdout="largest")
+            reading.fits["gauc-" + ("moon" if name == MOON else "ids")] = fit
+            slope = fit.intervals(0.95)["b"]
+            reading.answer.append(
+                f"{name}: {fit.params['b']:+.4f} GAUC per e-fold of L [{slope[0]:+.4f}, {slope[1]:+.4f}]."
+            )
+    reading.tables["paired gain of representations"] = gains
+    shown = ["L", "model", "seed", "gauc", "auc", "log_loss", "bayes_gauc", "gauc_minus_bayes", "gauc_minus_bayes_se"]
+    reading.tables["runs"] = done.select([c for c in shown if c in done.columns]).sort("L", "model", "seed")
+    return reading
+
+
+def _gains(ours: "pl.DataFrame") -> "pl.DataFrame":
+    """Per L: mean paired gain over seeds, with users' and seeds' noise.
+
+    All seeds share the test users, so averaging over seeds does not shrink the users' part of the error.
+    """
+    import polars as pl
+
+    return (
+        ours.group_by("L")
+        .agg(
+            gain=pl.col("gauc_gain").mean(),
+            error=(pl.col("gauc_gain_se").mean() ** 2 + pl.col("gauc_gain").var().fill_null(0) / pl.len()).sqrt(),
+        )
+        .with_columns(low=pl.col("gain") - 1.96 * pl.col("error"), high=pl.col("gain") + 1.96 * pl.col("error"))
+        .sort("L")
+    )

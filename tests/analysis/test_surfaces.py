@@ -1,0 +1,67 @@
+"""What the command line calls: text out, files on request, errors that name the file; and quick imports."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+from planted import runs, versions
+
+import analysis
+from analysis.surfaces import exchange_command, fit_command, laws_table
+
+
+def test_a_fit_from_a_csv_prints_saves_and_draws(tmp_path):
+    path = tmp_path / "t.csv"
+    runs().write_csv(path)
+    text = fit_command(
+        path, x="tokens", y="recall", transform="error", cluster="run", holdout="largest",
+        save=tmp_path / "fit.json", figure=tmp_path / "fit.png",
+    )  # fmt: skip
+    assert "alpha" in text
+    assert "within the 95% prediction interval" in text
+    assert json.loads((tmp_path / "fit.json").read_text())["law"] == "power_floor"
+    assert (tmp_path / "fit.png").stat().st_size > 0
+    assert (tmp_path / "fit.svg").stat().st_size > 0
+
+
+def test_a_rate_from_a_csv_prints_saves_and_draws(tmp_path):
+    path = tmp_path / "t.csv"
+    versions().write_csv(path)
+    text = exchange_command(
+        path, of=["text_recall", "image_recall"], into="gauc", save=tmp_path / "r.json", figure=tmp_path / "r.svg"
+    )
+    assert "best proxy: image_recall" in text
+    assert analysis.Rate.load(tmp_path / "r.json").of == "image_recall"
+    assert (tmp_path / "r.png").stat().st_size > 0
+
+
+def test_errors_name_the_file(tmp_path):
+    path = tmp_path / "t.csv"
+    runs().write_csv(path)
+    with pytest.raises(analysis.TableError, match=rf"{path}: no column 'recal'; closest: recall"):
+        fit_command(path, x="tokens", y="recal")
+    with pytest.raises(analysis.TableError, match=rf"{path}: no column 'gauc'"):
+        exchange_command(path, of="recall", into="gauc", cluster="run")
+
+
+def test_the_table_of_laws_has_a_line_for_each():
+    assert [line.split()[0] for line in laws_table().splitlines()] == list(analysis.LAWS)
+
+
+def test_importing_loads_nothing_heavy():
+    code = "import sys, analysis; print(*[m for m in ('jax', 'scipy', 'matplotlib', 'polars') if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == ""
+
+
+def test_docstring_examples_run():
+    import doctest
+
+    import analysis.fitting
+    import analysis.laws
+
+    for module in (analysis.fitting, analysis.laws):
+        result = doctest.testmod(module, optionflags=doctest.ELLIPSIS)
+        assert result.attempted > 0
+        assert result.failed == 0
