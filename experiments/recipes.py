@@ -64,7 +64,7 @@ _RENDERED = Recipe(
     seeds=(0, 1),
     negatives=(1, 3, 7, 15, 31, 63),
     negatives_tokens=150_000,
-    lengths=(1, 2, 4, 8, 16, 32, 64, 128),
+    lengths=(1, 4, 16, 64, 128),
     examples=80_000,
     version_budgets=(10_000, 30_000, 100_000, 300_000),
     ctr_length=64,
@@ -80,7 +80,7 @@ _PHOTOS = replace(
     lr=1e-3,
     budgets=(60_000, 150_000, 400_000, 1_000_000, 2_500_000),
     negatives_tokens=400_000,
-    lengths=(4, 16, 64, 256),
+    lengths=(1, 4, 16, 64, 256),
     version_budgets=(30_000, 100_000, 300_000, 900_000),
 )
 _DEMO = {True: _RENDERED, False: _PHOTOS}

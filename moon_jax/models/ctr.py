@@ -27,6 +27,8 @@ class CtrConfig:
         id_width: width of ID embeddings.
         content: width D of the frozen representations, 0 for the ID-only baseline.
         tiers: SimTier's equal bins over cosines in -1..1.
+        bands: dyadic recency bands (lag 1, 2, 3-4, 5-8, ...; the last takes all that is older). The same number at
+            every L: then models of all lengths have the same parameters, and length is all that differs.
         hidden: widths of the top MLP.
     """
 
@@ -36,20 +38,16 @@ class CtrConfig:
     id_width: int = 16
     content: int = 0
     tiers: int = 20
+    bands: int = 12
     hidden: tuple[int, ...] = (64, 32)
-
-    @property
-    def bands(self) -> int:
-        """Recency bands: lag 1, 2, 3-4, 5-8, ... up to L."""
-        return (self.length - 1).bit_length() + 1
 
     def build(self, seed: Array | int) -> "CtrModel":
         return CtrModel(self, nnx.Rngs(jax.random.key(seed)))
 
 
-def lag_bands(length: int) -> Array:
-    """int32 L: the dyadic recency band of lags 1..L (0 for lag 1, 1 for 2, 2 for 3-4, ...)."""
-    return jnp.array([(lag - 1).bit_length() for lag in range(1, length + 1)], jnp.int32)
+def lag_bands(length: int, bands: int) -> Array:
+    """int32 L: the dyadic recency band of lags 1..L (0 for lag 1, 1 for 2, 2 for 3-4, ..., at most bands - 1)."""
+    return jnp.array([min((lag - 1).bit_length(), bands - 1) for lag in range(1, length + 1)], jnp.int32)
 
 
 class CtrModel(nnx.Module):
@@ -103,7 +101,7 @@ class CtrModel(nnx.Module):
         behaviour_BxLxW = self.ids(jnp.maximum(history_BxL, 0)) + self.actions(action_BxL)
         scores_BxL = jnp.einsum("bw,blw->bl", self.query(target_BxW), self.key(behaviour_BxLxW))
         scores_BxL = scores_BxL / jnp.sqrt(1.0 * self.config.id_width)
-        scores_BxL += self.recency[...][lag_bands(self.config.length)][None]
+        scores_BxL += self.recency[...][lag_bands(self.config.length, self.config.bands)][None]
         weights_BxL = jax.nn.softmax(jnp.where(real_BxL, scores_BxL, -1e9), axis=1) * real_BxL
         return jnp.einsum("bl,blw->bw", weights_BxL, behaviour_BxLxW)
 
@@ -115,6 +113,6 @@ class CtrModel(nnx.Module):
         """
         tier_BxL = jnp.clip((similarity_BxL + 1) / 2 * self.config.tiers, 0, self.config.tiers - 1).astype(jnp.int32)
         in_tier_BxLxT = jax.nn.one_hot(tier_BxL, self.config.tiers) * real_BxL[:, :, None]
-        in_band_LxN = jax.nn.one_hot(lag_bands(self.config.length), self.config.bands)
+        in_band_LxN = jax.nn.one_hot(lag_bands(self.config.length, self.config.bands), self.config.bands)
         counts_BxNxT = jnp.einsum("blt,ln->bnt", in_tier_BxLxT, in_band_LxN)
         return jnp.log1p(counts_BxNxT).reshape(similarity_BxL.shape[0], -1)

@@ -87,7 +87,7 @@ class Stack(nnx.Module):
     """Equal blocks with their parameters stacked on a leading layer axis and applied by one scan: compiled once."""
 
     def __init__(self, make: Callable[[nnx.Rngs], nnx.Module], depth: int, rngs: nnx.Rngs):
-        self.blocks = nnx.vmap(make)(rngs.fork(split=depth))
+        self.blocks = nnx.vmap(make)(rngs.split(depth))
 
     def __call__(self, x: Array, *args: Array, **kwargs: bool) -> Array:
         graph, params = nnx.split(self.blocks)

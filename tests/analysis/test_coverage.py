@@ -43,7 +43,7 @@ def test_intervals_of_a_law_cover_their_truth():
 
 def test_intervals_of_a_rate_cover_their_truth():
     for count in (12, 6):
-        covered, _ = rate_coverage(80, 400, count=count, reliability=0.9, scatter=0.3)
+        covered, _ = rate_coverage(80, 0, count=count, reliability=0.9, scatter=0.3)
         assert covered >= 0.86
 
 
@@ -67,9 +67,9 @@ def test_proof_of_coverage_with_eight_to_ten_runs(budgets, seeds):
 
 @pytest.mark.proof
 @pytest.mark.parametrize("count", [12, 24])
-@pytest.mark.parametrize(("reliability", "scatter"), [(0.95, 0.0), (0.8, 0.0), (0.9, 0.3), (0.98, 0.5)])
+@pytest.mark.parametrize(("reliability", "scatter"), [(0.95, 0.0), (0.8, 0.0), (0.9, 0.3), (0.9, 1.0), (0.98, 0.5)])
 def test_proof_of_coverage_of_the_exchange_rate(count, reliability, scatter):
-    covered, bias = rate_coverage(800, 1000, count=count, reliability=reliability, scatter=scatter)
+    covered, bias = rate_coverage(800, 0, count=count, reliability=reliability, scatter=scatter)
     print(count, reliability, scatter, covered, bias)
     assert 0.92 <= covered <= 0.985
-    assert abs(bias) < 0.02
+    assert abs(bias) < 0.025  # the median of 800 has a standard error of 1.3 % at reliability .8

@@ -50,17 +50,25 @@ def test_noise_on_both_axes_does_not_bias_the_median_where_least_squares_is_atte
     assert np.median(naive) < 0.09
 
 
-def test_the_estimator_is_deming_s_where_only_seeds_scatter():
-    """Deming's closed form with the known variance ratio, where the moments leave no scatter of the versions."""
+def test_with_a_noise_ratio_alone_the_estimator_is_deming_s_closed_form():
     rng = np.random.default_rng(1)
-    x, y = rng.normal(size=8), np.zeros(8)
-    y = 0.5 * x + 0.02 * rng.normal(size=8)
-    a, b = 0.05, 0.05  # more noise claimed than is there: the corrected moments are infeasible
-    v = Versions(x, y, np.array([[a] * 8, [b] * 8, [0.0] * 8]), np.ones(8), np.ones(8))
+    x = rng.normal(size=8)
+    y = 0.5 * x + 0.2 * rng.normal(size=8)
     xx, yy, xy = np.var(x, ddof=1), np.var(y, ddof=1), np.cov(x, y)[0, 1]
-    ratio = b / a
+    ratio = 0.5 * yy / xx
     deming = (yy - ratio * xx + np.sqrt((yy - ratio * xx) ** 2 + 4 * ratio * xy**2)) / (2 * xy)
+    v = Versions(x, y, np.zeros((3, 8)), np.zeros(8), np.ones(8), ratio=0.5)
     assert slopes(v, np.ones((1, 8)))[0] == pytest.approx(deming, rel=1e-9)
+
+
+def test_scatter_of_the_versions_beyond_their_seeds_does_not_bias_the_slope():
+    found = [
+        analysis.exchange_rate(
+            versions(count=24, reliability=0.9, scatter=1.0, seed=seed), of="image_recall", into="gauc", resamples=0
+        ).slope
+        for seed in range(80)
+    ]
+    assert np.median(found) == pytest.approx(0.1, rel=0.1)
 
 
 def test_the_interval_covers_and_the_smallest_detectable_slope_is_beyond_the_error():
@@ -71,7 +79,7 @@ def test_the_interval_covers_and_the_smallest_detectable_slope_is_beyond_the_err
     assert 0 < rate.smallest_detectable < rate.slope
     assert "smallest slope that could have been seen" in rate.summary()
     assert rate.constant_p_value > 0.01
-    assert "bootstrap of 12 versions" in rate.checklist["uncertainty"]
+    assert "jackknife-t over 12 versions" in rate.checklist["uncertainty"]
 
 
 def test_the_right_proxy_wins_and_twins_cannot_be_told_apart():
