@@ -15,7 +15,10 @@ BAD_INPUT, SOME_FAILED, DONE = 2, 1, 0
 QuestionName = Positional[
     Annotated[
         str,
-        arg(metavar="QUESTION", help="training_tokens, negatives, sequence_length, exchange_rate, all, or a .py file"),
+        arg(
+            metavar="QUESTION",
+            help="training_tokens, negatives, sequence_length, exchange_rate, pixel_floor, all, or a .py file",
+        ),
     ]
 ]
 

@@ -13,7 +13,7 @@ from analysis.figures import exchange_figure
 from experiments import steps
 from experiments.question import QuestionError, Reading
 from experiments.reading import SEARCHES
-from experiments.recipes import recipe_for, searches_of
+from experiments.recipes import mixture_of, recipe_for, searches_of
 from sweeps import Cell
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ def cells(preset: str, data: "Dataset") -> list[Cell]:
     recipe, searches = recipe_for(preset, data), searches_of(data)
     out = []
     for kind, modalities in KINDS.items():
-        forms = tuple(form for form in (s.restricted(modalities) for s in searches) if form)
+        forms = tuple(form for form in (s.restricted(modalities) for s in mixture_of(data)) if form)
         if not forms:
             raise QuestionError(f"{data.folder}: no search can be trained with {kind}")
         # A search whose gallery has nothing to show under these modalities is measured with what the version embeds.

@@ -11,7 +11,7 @@ from analysis.figures import scaling_figure
 from experiments import steps
 from experiments.question import Reading
 from experiments.reading import about_learning_rate, floors_of, holdout_sentence, law_sentence, primary_search
-from experiments.recipes import recipe_for, searches_of
+from experiments.recipes import mixture_of, recipe_for, searches_of
 from sweeps import Cell
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ def cells(preset: str, data: "Dataset") -> list[Cell]:
     out = []
     for count, seed, lr in sorted(points):
         run = steps.posttrain(
-            data, recipe, forms=searches, tokens=recipe.negatives_tokens, seed=seed, lr=lr, num_negatives=count
+            data, recipe, forms=mixture_of(data), tokens=recipe.negatives_tokens, seed=seed, lr=lr, num_negatives=count
         )
         named = {"posttrain": run, "embed": steps.embed(data, recipe, run, searches, searches[0].item)}
         if searches[0].search == "image":

@@ -15,7 +15,8 @@ if TYPE_CHECKING:
     from moon_jax.data.contract import Dataset
     from sweeps import Cell
 
-QUESTIONS = ("training_tokens", "negatives", "sequence_length", "exchange_rate")
+QUESTIONS = ("training_tokens", "negatives", "sequence_length", "exchange_rate", "pixel_floor")
+ALL = QUESTIONS[:4]
 
 
 class QuestionError(ValueError):

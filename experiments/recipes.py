@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from moon_jax.data.contract import Dataset
-from moon_jax.data.forms import Form, parse_form
+from moon_jax.data.forms import SEARCHES, Form, parse_form
 
 PRESETS = {
     "smoke": "seconds, for tests: shows that everything runs, the figures mean nothing",
@@ -20,7 +20,8 @@ class Recipe:
     """Everything that a preset decides.
 
     Attributes:
-        size, patch: rung of the encoder's ladder and ViT patch in pixels; height, width: of images, in pixels.
+        size, patch, embedding: rung of the encoder's ladder, ViT patch in pixels, width of the representation.
+        height, width: of images, in pixels; vocabulary, text_length: of the tokenizer, and tokens of a text.
         batch, lr: pairs a step, and the learning rate that the `lr` axis multiplies.
         budgets: training tokens of the token question; the largest is held out of its fits.
         seeds: replicates; lr_axis: multipliers run at the smallest and largest point with the first seed.
@@ -28,12 +29,14 @@ class Recipe:
         lengths, examples: history lengths of the CTR question, and impressions that a CTR run trains on.
         version_budgets: token budgets of the exchange rate's versions; ctr_length: history length of its CTR model.
         own_weight: share of batches that pair items with their own augmented photo, beside a search's weight of 1.
+        augment_items: augment the photos of items, too, not only those of queries.
     """
 
     size: str
     height: int
     width: int
     patch: int
+    embedding: int
     vocabulary: int
     text_length: int
     batch: int
@@ -48,6 +51,7 @@ class Recipe:
     ctr_length: int
     lr_axis: tuple[float, ...] = (1 / 3, 1.0, 3.0)
     own_weight: float = 0.0
+    augment_items: bool = False
     dtype: str = "float32"
 
 
@@ -55,33 +59,35 @@ _RENDERED = Recipe(
     size="nano",
     height=32,
     width=32,
-    patch=8,
+    patch=16,
+    embedding=64,
     vocabulary=512,
     text_length=12,
     batch=64,
     lr=2e-3,
-    budgets=(15_000, 40_000, 100_000, 250_000, 600_000),
+    budgets=(12_000, 36_000, 100_000, 220_000, 500_000),
     seeds=(0, 1),
-    negatives=(1, 3, 7, 15, 31, 63),
-    negatives_tokens=150_000,
+    negatives=(1, 3, 7, 21, 63),
+    negatives_tokens=100_000,
     lengths=(1, 4, 16, 64, 128),
-    examples=80_000,
-    version_budgets=(10_000, 30_000, 100_000, 300_000),
+    examples=60_000,
+    version_budgets=(12_000, 100_000, 220_000, 500_000),
     ctr_length=64,
 )
 _PHOTOS = replace(
     _RENDERED,
-    size="micro",
     height=64,
     width=48,
     patch=16,
+    embedding=256,
     vocabulary=2048,
     text_length=16,
-    lr=1e-3,
-    budgets=(60_000, 150_000, 400_000, 1_000_000, 2_500_000),
-    negatives_tokens=400_000,
+    budgets=(100_000, 250_000, 600_000, 1_200_000, 3_000_000),
+    negatives_tokens=600_000,
+    examples=80_000,
     lengths=(1, 4, 16, 64, 256),
     version_budgets=(30_000, 100_000, 300_000, 900_000),
+    own_weight=1.0,
 )
 _DEMO = {True: _RENDERED, False: _PHOTOS}
 _SMOKE = {
@@ -98,6 +104,8 @@ _SMOKE = {
 }
 _GPU = {
     "size": "small",
+    "patch": 8,
+    "embedding": 256,
     "batch": 1024,
     "dtype": "bfloat16",
     "lr": 1e-3,
@@ -148,5 +156,12 @@ def _photo_size(dataset: Dataset) -> tuple[int, int]:
 
 
 def searches_of(dataset: Dataset) -> tuple[Form, ...]:
-    """The dataset's own search forms, image search first."""
-    return tuple(parse_form(kind, dataset.forms[kind]) for kind in ("image", "text", "item") if kind in dataset.forms)
+    """The dataset's own search forms, image search first: what is measured."""
+    return tuple(parse_form(kind, dataset.forms[kind]) for kind in SEARCHES if kind in dataset.forms)
+
+
+def mixture_of(dataset: Dataset) -> tuple[Form, ...]:
+    """What is trained on: the searches; a product as query only where nobody searches by photo."""
+    searches = searches_of(dataset)
+    photo = any(form.search == "image" for form in searches)
+    return tuple(form for form in searches if not (photo and form.search == "item"))

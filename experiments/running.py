@@ -8,7 +8,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from experiments.question import QUESTIONS, Question, QuestionError, Reading, load_question
+from experiments.question import ALL, Question, QuestionError, Reading, load_question
 from experiments.recipes import PRESETS
 
 if TYPE_CHECKING:
@@ -70,7 +70,7 @@ def require_sound_once(dataset: "Dataset", out: Path) -> None:
 
 def questions_for(name: str) -> list[Question]:
     """One question, or all."""
-    return [load_question(each) for each in (QUESTIONS if name == "all" else (name,))]
+    return [load_question(each) for each in (ALL if name == "all" else (name,))]
 
 
 def cells_of(questions: Sequence[Question], preset: str, dataset: "Dataset", say: Any) -> "dict[str, list[Cell]]":

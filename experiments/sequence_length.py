@@ -11,7 +11,7 @@ import analysis
 from analysis.figures import line_figure
 from experiments import steps
 from experiments.question import QuestionError, Reading
-from experiments.recipes import recipe_for, searches_of
+from experiments.recipes import mixture_of, recipe_for, searches_of
 from sweeps import Cell
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ def cells(preset: str, data: "Dataset") -> list[Cell]:
     recipe, searches = recipe_for(preset, data), searches_of(data)
     if not searches:
         raise QuestionError(f"{data.folder}: the dataset names no search form to train an encoder on")
-    encoder = steps.posttrain(data, recipe, forms=searches, tokens=recipe.budgets[-1], seed=recipe.seeds[0])
+    encoder = steps.posttrain(data, recipe, forms=mixture_of(data), tokens=recipe.budgets[-1], seed=recipe.seeds[0])
     embedded = steps.embed(data, recipe, encoder, searches, _richest(searches))
     out = []
     for length in recipe.lengths:

@@ -40,6 +40,7 @@ def encoder(recipe: Recipe) -> EncoderConfig:
         height=recipe.height,
         width=recipe.width,
         patch=recipe.patch,
+        embedding=recipe.embedding,
         vocabulary=recipe.vocabulary,
         dtype=recipe.dtype,
     )
@@ -65,6 +66,7 @@ def posttrain(
         batch=recipe.batch,
         num_negatives=num_negatives,
         peak_lr=recipe.lr * lr,
+        augment_items=recipe.augment_items,
         seed=seed,
     )
     return _step("posttrain", config, prepare=prepare(dataset, recipe))

@@ -12,7 +12,7 @@ from analysis.figures import scaling_figure
 from experiments import steps
 from experiments.question import Reading
 from experiments.reading import about_learning_rate, clears, floors_of, holdout_sentence, law_sentence, primary_search
-from experiments.recipes import recipe_for, searches_of
+from experiments.recipes import mixture_of, recipe_for, searches_of
 from sweeps import Cell
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ def cells(preset: str, data: "Dataset") -> list[Cell]:
     points += [(0, seed, 1.0) for seed in recipe.seeds]
     out = []
     for budget, seed, lr in sorted(points):
-        run = steps.posttrain(data, recipe, forms=searches, tokens=budget, seed=seed, lr=lr)
+        run = steps.posttrain(data, recipe, forms=mixture_of(data), tokens=budget, seed=seed, lr=lr)
         measured = steps.embed(data, recipe, run, searches, searches[0].item)
         coordinates = {"budget": budget, "seed": seed, "lr": lr, "run": run.name}
         named = {"posttrain": run, "embed": measured}

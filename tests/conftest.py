@@ -2,10 +2,14 @@
 
 import os
 
+from experiments.running import cache_folder, worker_environment
+
 os.environ.setdefault("XLA_FLAGS", "--xla_force_host_platform_device_count=8")
 os.environ.setdefault("JAX_NUMPY_RANK_PROMOTION", "raise")
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("MPLBACKEND", "Agg")
+# Compiled as workers compile, and kept: a second run of the tests hardly compiles anything.
+os.environ.update(worker_environment() | {"JAX_COMPILATION_CACHE_DIR": str(cache_folder() / "tests-xla")})
 
 from pathlib import Path
 

@@ -67,7 +67,8 @@ class Encoder(nnx.Module):
         hidden, key = config.hidden, rngs.params()
         self.config = config
         self.patch_embed = linear(3 * config.patch**2, hidden, rngs, bias=True)
-        self.position = nnx.Param(0.02 * jax.random.normal(key, (config.patches, hidden), jnp.float32))
+        # As large as the patches' own signal: a mean pool forgets where things are, so position must count from the start.
+        self.position = nnx.Param(0.3 * jax.random.normal(key, (config.patches, hidden), jnp.float32))
         self.vision = Stack(lambda r: VisionBlock(hidden, r), config.depth, rngs)
         self.vision_norm = RMSNorm(hidden)
         self.projector_up = linear(hidden, 2 * hidden, rngs, bias=True)

@@ -172,7 +172,7 @@ def build_update(graph: nnx.GraphDef, patches: int, augment_items: bool) -> Call
         lr = learning_rate(state["step"], hyper["steps"], hyper["peak_lr"])
         params = jax.tree.map(lambda p, u: p - lr * u, state["params"], updates)
         state = state | {"params": params, "opt": opt, "step": state["step"] + 1}
-        return state, {"loss": loss, "lr": lr, "grad_norm": optax.global_norm(gradients)}, counts
+        return state, {"loss": loss, "lr": lr, "grad_norm": optax.tree.norm(gradients)}, counts
 
     return update
 

@@ -1,5 +1,7 @@
 """InfoNCE against a float64 oracle that is written as the definition reads."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -37,19 +39,20 @@ def unit(rng: np.random.Generator, size: int, width: int) -> np.ndarray:
     return (x / np.linalg.norm(x, axis=1, keepdims=True)).astype(np.float32)
 
 
+@partial(jax.jit, static_argnames="symmetric")
+@partial(jax.value_and_grad, argnums=(0, 1))
+def compiled(q, k, negatives, ids, temperature, *, symmetric):  # type: ignore[no-untyped-def]
+    return info_nce(q, k, num_negatives=negatives, positive_ids_B=ids, symmetric=symmetric, temperature=temperature)
+
+
+# Few sizes: each is a compilation; everything else is traced.
 @settings(max_examples=60, deadline=None)
-@given(st.integers(0, 10**6), st.sampled_from([2, 5, 8, 13]), st.booleans(), st.sampled_from([0.05, 0.1, 1.0]))
+@given(st.integers(0, 10**6), st.sampled_from([2, 9]), st.booleans(), st.floats(0.05, 1.0))
 def test_value_and_gradients_equal_the_oracle(seed: int, size: int, symmetric: bool, temperature: float) -> None:
     rng = np.random.default_rng(seed)
     q, k = unit(rng, size, 6), unit(rng, size, 6)
     negatives, ids = int(rng.integers(1, size)), rng.integers(0, max(2, size // 2), size)
-
-    def loss(q, k):  # type: ignore[no-untyped-def]
-        return info_nce(
-            q, k, num_negatives=negatives, positive_ids_B=jnp.asarray(ids), symmetric=symmetric, temperature=temperature
-        )
-
-    value, gradients = jax.value_and_grad(loss, argnums=(0, 1))(q, k)
+    value, gradients = compiled(q, k, jnp.int32(negatives), ids, jnp.float32(temperature), symmetric=symmetric)
     args = (temperature, negatives, ids, symmetric)
     assert float(value) == pytest.approx(oracle(q, k, *args), rel=1e-5, abs=1e-6)
     step = 1e-5
@@ -58,7 +61,7 @@ def test_value_and_gradients_equal_the_oracle(seed: int, size: int, symmetric: b
         moved = [[q.astype(np.float64), k.astype(np.float64)] for _ in range(2)]
         moved[0][side], moved[1][side] = moved[0][side] + step * direction, moved[1][side] - step * direction
         slope = (oracle(*moved[0], *args) - oracle(*moved[1], *args)) / (2 * step)
-        assert float(jnp.sum(gradient * direction)) == pytest.approx(slope, rel=1e-3, abs=1e-4)
+        assert np.sum(np.asarray(gradient) * direction) == pytest.approx(slope, rel=1e-3, abs=1e-4)
 
 
 def test_every_query_and_every_key_meets_the_asked_number_of_candidates() -> None:

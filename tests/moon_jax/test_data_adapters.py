@@ -72,7 +72,7 @@ def test_fashion_is_the_same_from_folder_and_zip(tmp_path: Path) -> None:
     assert told[-1] == (68, 68)
     assert check(one.folder) == []
     assert not any(one.simulated.values())
-    assert one.forms == {"image": "image->image+text"}
+    assert one.forms == {"image": "image->image"}
 
 
 def test_fashion_takes_the_full_form_with_its_commas(tmp_path: Path) -> None:

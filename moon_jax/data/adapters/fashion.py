@@ -76,7 +76,7 @@ def import_fashion(source: Path, target: Path, *, progress: Callable[[int, int],
         split_rule="by title group, in the order of the SHA-256 of the title",
         tables=_tables(products, groups, photos, pairs),
         simulated={"items": False, "queries": False, "pairs": False},
-        forms={"image": "image->image+text"},
+        forms={"image": "image->image"},
         facts={
             "items": len(products),
             "gallery": len(products),

@@ -1,0 +1,38 @@
+"""What the tests of stages share: a world of sixty products, prepared at 16 x 16 pixels."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from moon_jax.data.behaviour import BehaviourConfig
+from moon_jax.data.contract import Dataset
+from moon_jax.data.loading import Prepared
+from moon_jax.data.world import WorldConfig, make_world
+from moon_jax.stages.prepare import PrepareConfig, prepare
+
+TINY_WORLD = WorldConfig(
+    products=60, image_queries=3, text_queries=3, behaviour=BehaviourConfig(users=40, impressions=12)
+)
+
+
+def silent(done: float, total: float, **info: Any) -> None:
+    """A `report` that says nothing."""
+
+
+@pytest.fixture(scope="session")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
+    return make_world(tmp_path_factory.mktemp("world") / "set", TINY_WORLD)
+
+
+@pytest.fixture(scope="session")
+def prepared_folder(world: Dataset, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("prepared")
+    files = {name: world.path(name) for name in ("items", "queries", "pairs")}
+    prepare(PrepareConfig(16, 16, 8, 200), files=files, inputs={}, folder=folder, report=silent)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def prepared(prepared_folder: Path) -> Prepared:
+    return Prepared(prepared_folder)
