@@ -458,7 +458,7 @@ def answer(out: Path, name: str, question, cells) -> None:  # type: ignore[no-un
 def main() -> None:
     """Entry point: exit 0 done, 1 some cells failed, 2 bad input with one clear line."""
     try:
-        sys.exit(tyro.cli(Command, prog="moon", description=DESCRIPTION)())  # type: ignore[call-overload]
+        sys.exit(tyro.cli(Command, prog="moon", description=DESCRIPTION)())
     except ValueError as error:
         if not _is_users(error):
             raise

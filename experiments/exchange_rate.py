@@ -6,6 +6,7 @@ a design, {images only, text only, both} x token budgets: if all proxies rose to
 no proxy's slope has an interval above 0, or if none is best with P >= .9.
 """
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import analysis
@@ -14,6 +15,7 @@ from experiments import steps
 from experiments.question import QuestionError, Reading
 from experiments.reading import SEARCHES
 from experiments.recipes import mixture_of, recipe_for, searches_of
+from moon_jax.data.forms import Form
 from sweeps import Cell
 
 if TYPE_CHECKING:
@@ -46,9 +48,7 @@ def cells(preset: str, data: "Dataset") -> list[Cell]:
     return out
 
 
-def _gallery(form, modalities):
-    from dataclasses import replace
-
+def _gallery(form: Form, modalities: tuple[str, ...]) -> Form:
     item = tuple(m for m in form.item if m in modalities) or modalities
     query = tuple(m for m in form.query if m in modalities) or form.query
     return replace(form, query=query, item=item)

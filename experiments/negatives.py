@@ -10,7 +10,7 @@ import analysis
 from analysis.figures import scaling_figure
 from experiments import steps
 from experiments.question import Reading
-from experiments.reading import about_learning_rate, floors_of, holdout_sentence, law_sentence, primary_search
+from experiments.reading import about_learning_rate, floors_of, holdout_sentence, law_sentence, measured, primary_search
 from experiments.recipes import mixture_of, recipe_for, searches_of
 from sweeps import Cell
 
@@ -48,7 +48,7 @@ def read(results: "pl.DataFrame") -> Reading:
     # Seeds meet slightly different duplicates: their mean makes them replicates of one x.
     runs = runs.with_columns(pl.col("realised_negatives").mean().over("negatives"))
     reading = Reading(answer=[], weak=about_learning_rate(results, "negatives", f"valid_{search}_recall@10"))
-    for metric, transform in ((f"{search}_recall@10", "error"), (f"{search}_entropy", "identity")):
+    for metric, transform in measured(search):
         for law in ("power_floor", "log_line"):
             fit = analysis.fit(
                 runs, x="realised_negatives", y=metric, transform=transform, law=law, cluster="run", holdout="largest"

@@ -1,17 +1,28 @@
 """Sentences and checks that the questions share."""
 
 import math
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
     import polars as pl
 
 SEARCHES = ("image", "text", "item")
+Transform = Literal["identity", "error"]
 
 
 def primary_search(results: "pl.DataFrame") -> str:
     """The first search kind that the results measure."""
     return next(search for search in SEARCHES if f"{search}_recall@10" in results.columns)
+
+
+def measured(search: str) -> "tuple[tuple[str, Transform], ...]":
+    """The metrics of a search that laws are fitted to, and how: recall to its ceiling, and the smoother entropy."""
+    return (f"{search}_recall@10", "error"), (f"{search}_entropy", "identity")
+
+
+def number(value: Any) -> float:
+    """A polars aggregate as a float; nan where there was nothing to aggregate."""
+    return math.nan if value is None else float(value)
 
 
 def law_sentence(fit: Any, metric: str) -> str:
@@ -42,7 +53,7 @@ def about_learning_rate(results: "pl.DataFrame", axis: str, valid: str) -> list[
 
     out = []
     done = results.filter(pl.col("status") == "done")
-    for end, name in ((done[axis].min(), "smallest"), (done[axis].max(), "largest")):
+    for end, name in ((number(done[axis].min()), "smallest"), (number(done[axis].max()), "largest")):
         at = done.filter((pl.col(axis) == end) & (pl.col("seed") == done["seed"].min()))
         if at["lr"].n_unique() < 2:
             continue
@@ -53,7 +64,7 @@ def about_learning_rate(results: "pl.DataFrame", axis: str, valid: str) -> list[
         base = at.filter(pl.col("lr") == 1.0)[valid][0]
         edge = " (the edge of the axis: the best may lie beyond)" if best["lr"] in (lrs[0], lrs[-1]) else ""
         out.append(
-            f"Learning rate at the {name} {axis} ({end:,}): {valid} prefers x{best['lr']:.2g}{edge}, {best[valid]:.4f} "
+            f"Learning rate at the {name} {axis} ({end:,.0f}): {valid} prefers x{best['lr']:.2g}{edge}, {best[valid]:.4f} "
             f"against {base:.4f} at the rate that the fit uses; the slope carries this."
         )
     return out
@@ -71,7 +82,7 @@ def floors_of(results: "pl.DataFrame", metric: str) -> dict[str, float]:
     if "budget" in results.columns:
         untrained = results.filter((pl.col("budget") == 0) & (pl.col("status") == "done"))
         if untrained.height:
-            out["untrained"] = float(untrained[metric].mean())  # type: ignore[arg-type]
+            out["untrained"] = number(untrained[metric].mean())
     return out
 
 
@@ -83,7 +94,7 @@ def clears(results: "pl.DataFrame", search: str) -> list[str]:
     done = results.filter((pl.col("status") == "done") & (pl.col("lr") == 1.0))
     largest = done.filter(pl.col("budget") == done["budget"].max())
     queries = int(largest[f"{search}_queries"][0])
-    best = float(largest[metric].mean())  # type: ignore[arg-type]
+    best = number(largest[metric].mean())
     floors = floors_of(done, metric)
     out = []
     for name, floor in floors.items():
@@ -96,3 +107,11 @@ def clears(results: "pl.DataFrame", search: str) -> list[str]:
     if gallery := largest["gallery"][0]:
         out.append(f"{queries} queries, gallery of {gallery:,} items; chance and SE are for one draw of queries.")
     return out
+
+
+def throughput_sentence(results: "pl.DataFrame", stage: str, unit: str) -> str:
+    """Median throughput of a worker and its share of the matmul peak that the same worker measured."""
+    rate, share = (
+        number(results[f"{stage}_{name}"].median()) for name in (f"{unit}_per_second", "share_of_matmul_peak")
+    )
+    return f"Throughput: {rate:,.0f} {unit}/s a worker (median), {share:.0%} of its own measured float32 matmul peak."

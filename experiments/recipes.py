@@ -65,13 +65,13 @@ _RENDERED = Recipe(
     text_length=12,
     batch=64,
     lr=2e-3,
-    budgets=(12_000, 36_000, 100_000, 220_000, 500_000),
+    budgets=(20_000, 60_000, 150_000, 300_000, 600_000),
     seeds=(0, 1),
     negatives=(1, 3, 7, 21, 63),
-    negatives_tokens=100_000,
+    negatives_tokens=150_000,
     lengths=(1, 4, 16, 64, 128),
     examples=60_000,
-    version_budgets=(12_000, 100_000, 220_000, 500_000),
+    version_budgets=(20_000, 150_000, 300_000, 600_000),
     ctr_length=64,
 )
 _PHOTOS = replace(

@@ -11,6 +11,7 @@ import analysis
 from analysis.figures import line_figure
 from experiments import steps
 from experiments.question import QuestionError, Reading
+from experiments.reading import number
 from experiments.recipes import mixture_of, recipe_for, searches_of
 from sweeps import Cell
 
@@ -54,7 +55,7 @@ def read(results: "pl.DataFrame") -> Reading:
     done = results.filter(pl.col("status") == "done")
     reading = Reading(answer=[])
     ours, ids = (done.filter(pl.col("model") == name) for name in (MOON, IDS))
-    longest, shortest = done["L"].max(), done["L"].min()
+    longest, shortest = int(number(done["L"].max())), int(number(done["L"].min()))
     gains = _gains(ours)
     at = gains.filter(pl.col("L") == longest).row(0, named=True)
     reading.answer.append(
@@ -78,7 +79,7 @@ def read(results: "pl.DataFrame") -> Reading:
         )  # fmt: skip
         reading.answer.append(f"Against the known Bayes-optimal curve: {verdict}.")
     users = int(done["gauc_users"][0])
-    smallest = 2.8 * float(gains["error"].median())  # type: ignore[arg-type]
+    smallest = 2.8 * number(gains["error"].median())
     reading.answer.append(
         f"The smallest gain that could have been seen (80 % power, 5 % level) is about {smallest:.4f} GAUC; "
         f"{users} users counted, {int(done['gauc_left_out'][0])} left out for having one class."

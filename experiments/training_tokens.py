@@ -11,7 +11,16 @@ import analysis
 from analysis.figures import scaling_figure
 from experiments import steps
 from experiments.question import Reading
-from experiments.reading import about_learning_rate, clears, floors_of, holdout_sentence, law_sentence, primary_search
+from experiments.reading import (
+    about_learning_rate,
+    clears,
+    floors_of,
+    holdout_sentence,
+    law_sentence,
+    measured,
+    primary_search,
+    throughput_sentence,
+)
 from experiments.recipes import mixture_of, recipe_for, searches_of
 from sweeps import Cell
 
@@ -53,7 +62,7 @@ def read(results: "pl.DataFrame") -> Reading:
     weak = about_learning_rate(trained, "budget", f"valid_{search}_recall@10")
     floors = floors_of(results, f"{search}_recall@10")
     reading = Reading(answer=[], weak=weak)
-    for metric, transform in ((f"{search}_recall@10", "error"), (f"{search}_entropy", "identity")):
+    for metric, transform in measured(search):
         for law in ("power_floor", "log_line"):
             fit = analysis.fit(
                 runs, x="tokens", y=metric, transform=transform, law=law, cluster="run", holdout="largest"
@@ -69,6 +78,7 @@ def read(results: "pl.DataFrame") -> Reading:
                     ylabel=metric,
                 )
     reading.answer += clears(results, search)
+    reading.answer.append(throughput_sentence(trained, "posttrain", "tokens"))
     columns = ["budget", "seed", "lr", "tokens", "passes", f"{search}_recall@1", f"{search}_recall@10"]
     columns += [f"{search}_hit@10", f"{search}_recall@10_no_twins", f"{search}_hit@10_no_twins", f"{search}_entropy"]
     columns += ["posttrain_tokens_per_second", "posttrain_share_of_matmul_peak", "posttrain_seconds", "status"]

@@ -1,14 +1,13 @@
 """The mesh: one `data` axis over which batches are split; parameters are replicated."""
 
 import jax
-import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 
 def data_mesh(devices: int | None = None) -> Mesh:
     """A one-axis mesh over the first `devices` devices (all by default)."""
     chosen = jax.devices()[:devices]
-    return jax.make_mesh((len(chosen),), ("data",), axis_types=(AxisType.Auto,), devices=np.array(chosen))
+    return jax.make_mesh((len(chosen),), ("data",), axis_types=(AxisType.Auto,), devices=chosen)
 
 
 def replicated(mesh: Mesh) -> NamedSharding:

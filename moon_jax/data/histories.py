@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from moon_jax.data.contract import read_table
+from moon_jax.data.contract import DataError, read_table
 
 if TYPE_CHECKING:
     import polars as pl
@@ -51,14 +51,17 @@ def read_behaviour(items: Path, events: Path, impressions: Path) -> Behaviour:
     item_ids = read_table(items, ["item_id"])["item_id"].to_numpy()
     order = np.argsort(item_ids, kind="stable")
 
-    def rows_of(ids: Array) -> Array:
-        return order[np.searchsorted(item_ids, ids, sorter=order)].astype(np.int32)
+    def rows_of(ids: Array, path: Path) -> Array:
+        rows = order[np.minimum(np.searchsorted(item_ids, ids, sorter=order), item_ids.size - 1)]
+        if (unknown := np.flatnonzero(item_ids[rows] != ids)).size:
+            raise DataError(f"{path}, row {unknown[0]}: unknown item_id {ids[unknown[0]]}")
+        return rows.astype(np.int32)
 
     happened = read_table(events, ["user_id", "item_id", "action", "timestamp"])
     shown = read_table(impressions, ["impression_id", "user_id", "item_id", "timestamp", "clicked", "split"])
     names, action_E = np.unique(happened["action"].to_numpy().astype(str), return_inverse=True)
     has_item = happened["item_id"].is_not_null().to_numpy()
-    event_item = np.where(has_item, rows_of(happened["item_id"].fill_null(int(item_ids[0])).to_numpy()), -1)
+    event_item = np.where(has_item, rows_of(happened["item_id"].fill_null(int(item_ids[0])).to_numpy(), events), -1)
     start, end = _before(happened, shown)
     return Behaviour(
         event_item=event_item,
@@ -66,7 +69,7 @@ def read_behaviour(items: Path, events: Path, impressions: Path) -> Behaviour:
         actions=tuple(str(name) for name in names),
         impression_ids=shown["impression_id"].to_numpy(),
         user=shown["user_id"].to_numpy(),
-        impression_item=rows_of(shown["item_id"].to_numpy()),
+        impression_item=rows_of(shown["item_id"].to_numpy(), impressions),
         start=start,
         end=end,
         clicked=shown["clicked"].to_numpy().astype(np.float32),

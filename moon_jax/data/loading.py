@@ -91,9 +91,8 @@ class Prepared:
         if not len(pairs):
             raise ValueError(f"the data has no {split} pairs for {form.search} search")
         tokens = patches * (("image" in form.query) + ("image" in form.item))
-        batch = self.gather(
-            Form(form.search, *(tuple(m for m in side if m == "text") for side in (form.query, form.item))), pairs
-        )
+        query, item = (tuple(m for m in side if m == "text") for side in (form.query, form.item))
+        batch = self.gather(Form(form.search, query, item), pairs)
         words = sum(np.count_nonzero(batch[name]) for name in ("query_text", "item_text") if name in batch)
         return tokens + words / len(pairs), len(pairs)
 

@@ -91,15 +91,16 @@ class Encoder(nnx.Module):
             float32 unit vectors, B x D.
         """
         dtype = jnp.dtype(self.config.dtype)
-        parts, lengths_B = [], 0
+        parts, lengths = [], []
         if images_BxHxWx3 is not None:
             parts.append(self.see(images_BxHxWx3.astype(dtype)))
-            lengths_B = jnp.full((images_BxHxWx3.shape[0],), self.config.patches, jnp.int32)
+            lengths.append(jnp.full((images_BxHxWx3.shape[0],), self.config.patches, jnp.int32))
         if text_BxT is not None:
             parts.append(self.tokens(text_BxT).astype(dtype))
-            lengths_B = lengths_B + jnp.sum(text_BxT != 0, axis=1, dtype=jnp.int32)
+            lengths.append(jnp.sum(text_BxT != 0, axis=1, dtype=jnp.int32))
         x_BxSxW = jnp.concatenate(parts, axis=1)
-        lengths_B = jnp.maximum(lengths_B, 1)  # an empty title still has a first (padding) position to pool
+        # An empty title still has a first (padding) position to pool.
+        lengths_B = jnp.maximum(jnp.sum(jnp.stack(lengths), axis=0), 1)
         x_BxSxW = self.final_norm(self.decoder(x_BxSxW, lengths_B, causal=self.config.causal))
         # Image tokens come first and padding last, so "real" is simply "before the length".
         real_BxSx1 = (jnp.arange(x_BxSxW.shape[1])[None, :] < lengths_B[:, None])[:, :, None]

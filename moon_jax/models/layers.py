@@ -83,10 +83,17 @@ class DecoderBlock(nnx.Module):
         return x_BxSxW + self.down(jax.nn.silu(gate) * up)
 
 
+SHALLOW = 4
+
+
 class Stack(nnx.Module):
-    """Equal blocks with their parameters stacked on a leading layer axis and applied by one scan: compiled once."""
+    """Equal blocks with their parameters stacked on a leading layer axis and applied by one scan: compiled once.
+
+    Shallow stacks are unrolled: XLA:CPU runs the gradient of a two-layer scan 1.6 times slower than its two layers.
+    """
 
     def __init__(self, make: Callable[[nnx.Rngs], nnx.Module], depth: int, rngs: nnx.Rngs):
+        self.unroll = depth if depth <= SHALLOW else 1
         self.blocks = nnx.vmap(make)(rngs.split(depth))
 
     def __call__(self, x: Array, *args: Array, **kwargs: bool) -> Array:
@@ -95,4 +102,4 @@ class Stack(nnx.Module):
         def layer(x: Array, layer_params: nnx.State) -> tuple[Array, None]:
             return nnx.merge(graph, layer_params)(x, *args, **kwargs), None
 
-        return jax.lax.scan(layer, x, params)[0]
+        return jax.lax.scan(layer, x, params, unroll=self.unroll)[0]

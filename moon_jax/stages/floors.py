@@ -32,7 +32,7 @@ def floors(
     prepared = Prepared(inputs["prepare"])
     form = parse_form("image", "image->image")
     search = Search.of(prepared, form, "test")
-    pixels, _ = search.shown(prepared, form)
+    pixels = prepared.query_pixels(form.search, search.queries_Q)
     report(0, 2, doing="thumbnails")
     query_thumbs, item_thumbs = thumbnails(pixels), thumbnails(prepared.item_images)
     report(1, 2, doing="colour histograms")
@@ -50,10 +50,21 @@ def floors(
         for name, value in values.items()
         if name != "queries"
     }
-    gallery = prepared.item_ids.size - 1
-    for k in (k for k in KS if k <= gallery):
+    return metrics | chance(search, prepared.item_ids.size)
+
+
+def chance(search: Search, items: int) -> dict[str, float]:
+    """Expected image recall@K and hit rate@K of a random order of the gallery, exactly."""
+    gallery_Q = items - (search.own_Q >= 0)  # a query's own item is taken out
+    out: dict[str, float] = {}
+    for k in (k for k in KS if k < items):
+        # P(no relevant item in the top k) = C(G - r, k) / C(G, k), as a product over the r relevant items.
         misses = [
-            np.prod(1 - k / (gallery - np.arange(len(r)))) if k + len(r) <= gallery else 0.0 for r in search.relevant
+            np.prod(np.maximum(1 - k / (gallery - np.arange(len(relevant))), 0))
+            for relevant, gallery in zip(search.relevant, gallery_Q, strict=True)
         ]
-        metrics |= {f"chance_image_recall@{k}": k / gallery, f"chance_image_hit@{k}": float(1 - np.mean(misses))}
-    return metrics
+        out |= {
+            f"chance_image_recall@{k}": float(np.mean(k / gallery_Q)),
+            f"chance_image_hit@{k}": float(1 - np.mean(misses)),
+        }
+    return out

@@ -180,7 +180,7 @@ def build_update(graph: nnx.GraphDef, patches: int, augment_items: bool) -> Call
 def count(batch: Batch, num_negatives: Array, patches: int) -> dict[str, Array]:
     """Tokens shown, and the mean number of distinct unmasked candidates besides the positive."""
     size = batch["product_ids"].shape[0]
-    tokens = sum(size * patches for name in ("query_images", "item_images") if name in batch)
-    tokens += sum(jnp.count_nonzero(batch[name]) for name in ("query_text", "item_text") if name in batch)
+    seen = sum(size * patches for name in ("query_images", "item_images") if name in batch)
+    tokens = seen + sum(jnp.count_nonzero(batch[name]) for name in ("query_text", "item_text") if name in batch)
     mask = candidate_mask(size, num_negatives=num_negatives, positive_ids_B=batch["product_ids"])
     return {"tokens": jnp.asarray(tokens, jnp.int32), "candidates": jnp.mean(jnp.sum(mask, axis=1) - 1.0)}

@@ -6,17 +6,21 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from moon_jax.data.checking import FORMATS, MAX_PIXELS
 from moon_jax.data.contract import DataError, read_table
 from moon_jax.data.forms import SEARCHES
 from moon_jax.data.loading import SPLITS
+from moon_jax.data.tables import one_line
 from moon_jax.thumbnails import TWIN_COSINE, thumbnails
 
+if TYPE_CHECKING:
+    import polars as pl
+
 Array = np.ndarray
-PIXEL_BOUND = 50_000_000  # refused before decoding
 
 
 @dataclass(frozen=True)
@@ -42,8 +46,8 @@ def prepare(
     Raises:
         DataError: an image does not decode or is oversized (file and row are named).
     """
-    items = read_table(files["items"])
-    queries, pairs = read_table(files["queries"]), read_table(files["pairs"])
+    items, pairs = read_table(files["items"]), read_table(files["pairs"])
+    queries = _with_optional_columns(read_table(files["queries"]))
     item_row = {item: row for row, item in enumerate(items["item_id"].to_list())}
     query_row = {query: row for row, query in enumerate(queries["query_id"].to_list())}
     shown = queries["image"].is_not_null().to_numpy()
@@ -70,7 +74,7 @@ def prepare(
     search_Q = np.where(
         shown, SEARCHES.index("image"), np.where(text_only, SEARCHES.index("text"), SEARCHES.index("item"))
     )
-    arrays = {
+    arrays: dict[str, Array] = {
         "item_ids": items["item_id"].to_numpy().astype(np.int64),
         "product_ids": np.unique(items["product_id"].to_numpy(), return_inverse=True)[1].astype(np.int32),
         "item_text": tokenise(tokenizer, titles, config.text_length),
@@ -92,6 +96,14 @@ def prepare(
     }
     (folder / "prepared.json").write_text(json.dumps(facts, indent=1))
     return facts
+
+
+def _with_optional_columns(queries: "pl.DataFrame") -> "pl.DataFrame":
+    """Queries with null columns for the modalities that their file leaves out, as the contract allows."""
+    import polars as pl
+
+    kinds = {"text": pl.String, "image": pl.Binary, "item_id": pl.Int64}
+    return queries.with_columns(pl.lit(None, kind).alias(c) for c, kind in kinds.items() if c not in queries.columns)
 
 
 def twins(folder: Path, image_row_Q: Array, item_Q: Array, held_P: Array) -> Array:
@@ -135,19 +147,18 @@ class _Decoder:
 
         if data is None:  # an item may have no photo: mid-grey stands for "nothing to see"
             return np.full((self.size[1], self.size[0], 3), 127, np.uint8)
+        place = f"{file}.parquet, row {row}: image"
         try:
-            with Image.open(io.BytesIO(data)) as image:
-                if image.width * image.height > PIXEL_BOUND:
-                    raise DataError(
-                        f"{file}.parquet, row {row}: image of {image.width} x {image.height} pixels is oversized"
-                    )
+            with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+                if image.width * image.height > MAX_PIXELS:  # by its header, before anything is decoded
+                    raise DataError(f"{place} of {image.width} x {image.height} pixels is oversized")
                 resized = image.convert("RGB").resize(self.size, Image.Resampling.BILINEAR)
-        except (OSError, SyntaxError, ValueError) as error:
-            if isinstance(error, DataError):
-                raise
-            raise DataError(
-                f"{file}.parquet, row {row}: image does not decode ({error}); run `moon data check`"
-            ) from None
+        except DataError:
+            raise
+        except (Image.DecompressionBombError, Image.DecompressionBombWarning):
+            raise DataError(f"{place} is oversized: at most {MAX_PIXELS:,} pixels are read") from None
+        except Exception as error:  # decoders raise many kinds: OSError, SyntaxError, struct.error, ...
+            raise DataError(f"{place} does not decode ({one_line(error)}); run `moon data check`") from None
         return np.asarray(resized)
 
 

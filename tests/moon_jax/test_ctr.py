@@ -1,0 +1,286 @@
+"""CTR: a history is what happened strictly before; the model reads it, and nothing else."""
+
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import polars as pl
+import pytest
+from conftest import silent
+from flax import nnx
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from sklearn.metrics import log_loss, roc_auc_score
+
+from moon_jax.data.behaviour import BehaviourConfig, simulate
+from moon_jax.data.contract import DataError
+from moon_jax.data.histories import Behaviour, read_behaviour
+from moon_jax.models.ctr import CtrConfig, lag_bands
+from moon_jax.sharding import data_mesh
+from moon_jax.stages import application as stage
+from moon_jax.stages.application import ApplicationConfig, against_bayes, application
+from moon_jax.stages.compare import CompareConfig, compare
+
+ACTIONS = ("buy", "click", "view")
+
+
+@st.composite
+def logs(draw: st.DrawFn) -> tuple[list[int], list[tuple], list[tuple]]:
+    """Item ids in any order, events (user, item or None, action, time) with many ties, impressions (user, item, time)."""
+    ids = draw(st.lists(st.integers(-5, 40), min_size=1, max_size=8, unique=True))
+    user, time = st.integers(0, 4), st.integers(0, 6)
+    event = st.tuples(user, st.sampled_from([*ids, None]), st.sampled_from(ACTIONS), time)
+    events = draw(st.lists(event, min_size=1, max_size=40))
+    shown = draw(st.lists(st.tuples(user, st.sampled_from(ids), time), min_size=1, max_size=10))
+    return ids, sorted(events, key=lambda event: (event[0], event[3])), shown
+
+
+def behaviour_of(folder: Path, ids: list[int], events: list[tuple], shown: list[tuple]) -> Behaviour:
+    whole = {"item_id": pl.Int64}
+    pl.DataFrame({"item_id": ids}).write_parquet(folder / "items.parquet")
+    pl.DataFrame(
+        events, ["user_id", "item_id", "action", "timestamp"], orient="row", schema_overrides=whole
+    ).write_parquet(folder / "events.parquet")
+    pl.DataFrame(
+        [(place + 100, *row, place % 2 == 0, "train") for place, row in enumerate(shown)],
+        ["impression_id", "user_id", "item_id", "timestamp", "clicked", "split"],
+        orient="row",
+    ).write_parquet(folder / "impressions.parquet")
+    return read_behaviour(*(folder / f"{name}.parquet" for name in ("items", "events", "impressions")))
+
+
+@settings(max_examples=80, deadline=None)
+@given(logs(), st.integers(1, 12))
+def test_a_history_of_any_length_is_what_happened_strictly_before(log: tuple, length: int) -> None:
+    """Against a loop over the log: same user, earlier time (ties are no past), newest first, -1 beyond."""
+    ids, events, shown = log
+    with tempfile.TemporaryDirectory() as folder:
+        behaviour = behaviour_of(Path(folder), ids, events, shown)
+    histories, actions = behaviour.history(np.arange(len(shown)), length)
+    for place, (user, item, time) in enumerate(shown):
+        past = [event for event in events if event[0] == user and event[3] < time][::-1][:length]
+        expected = [-1 if event[1] is None else ids.index(event[1]) for event in past]
+        assert histories[place].tolist() == expected + [-1] * (length - len(past))
+        told = [behaviour.actions[a] for a in actions[place][: len(past)]]
+        assert told == [event[2] for event in past]
+        assert behaviour.impression_item[place] == ids.index(item)
+    assert behaviour.clicked.tolist() == [float(place % 2 == 0) for place in range(len(shown))]
+
+
+@pytest.mark.parametrize("file", ["events", "impressions"])
+def test_an_unknown_item_is_named(tmp_path: Path, file: str) -> None:
+    events, shown = [(1, 10, "view", 1), (1, 20, "view", 2)], [(1, 20, 5), (1, 10, 6)]
+    if file == "events":
+        events[1] = (1, 15, "view", 2)
+    else:
+        shown[1] = (1, 99, 6)
+    with pytest.raises(DataError, match=rf"{file}\.parquet, row 1: unknown item_id (15|99)"):
+        behaviour_of(tmp_path, [20, 10], events, shown)
+
+
+# The model
+
+ITEMS, CONTENT = 9, 5
+
+
+def model(length: int, content: int = CONTENT) -> Any:
+    return CtrConfig(items=ITEMS, actions=3, length=length, content=content).build(0)
+
+
+def shown_to(rng: np.random.Generator, real: int, length: int) -> dict[str, np.ndarray]:
+    """A batch of four whose histories have `real` events and are padded to `length`."""
+    padding = ((0, 0), (0, length - real))
+    return {
+        "target": rng.integers(0, ITEMS, 4),
+        "history": np.pad(rng.integers(0, ITEMS, (4, real)), padding, constant_values=-1),
+        "action": np.pad(rng.integers(0, 3, (4, real)), padding),
+        "content": rng.normal(size=(4, CONTENT)).astype(np.float32),
+        "similarity": np.pad(rng.uniform(-1, 1, (4, real)).astype(np.float32), padding),
+    }
+
+
+def logits(model: Any, batch: dict[str, np.ndarray]) -> np.ndarray:
+    return np.asarray(
+        model(*(jnp.asarray(batch[name]) for name in ("target", "history", "action", "content", "similarity")))
+    )
+
+
+@pytest.mark.parametrize("real", [0, 3])
+def test_padding_changes_nothing(real: int) -> None:
+    """Neither how much of it there is, nor what stands in it."""
+    short, long = (shown_to(np.random.default_rng(0), real, length) for length in (4, 8))
+    expected = logits(model(4), short)
+    np.testing.assert_allclose(logits(model(8), long), expected, atol=1e-6)
+    long["action"][:, real:], long["similarity"][:, real:] = 2, 0.77
+    np.testing.assert_allclose(logits(model(8), long), expected, atol=1e-6)
+
+
+def test_every_event_counts_and_so_does_its_place() -> None:
+    batch = shown_to(np.random.default_rng(1), 4, 4)
+    expected = logits(model(4), batch)
+    for change in ("history", "similarity", "content", "target"):
+        other = batch | {change: np.roll(batch[change], 1, axis=-1)}
+        assert np.abs(logits(model(4), other) - expected).max() > 1e-6, change
+
+
+def test_without_representations_the_model_sees_ids_alone() -> None:
+    batch = shown_to(np.random.default_rng(2), 4, 4)
+    alone = model(4, content=0)
+    expected = alone(*(jnp.asarray(batch[name]) for name in ("target", "history", "action")), None, None)
+    other = shown_to(np.random.default_rng(3), 4, 4)
+    assert np.array_equal(logits(alone, batch | {name: other[name] for name in ("content", "similarity")}), expected)
+    assert not np.array_equal(logits(alone, batch | {"target": (batch["target"] + 1) % ITEMS}), expected)
+
+
+@pytest.mark.parametrize("content", [0, CONTENT])
+def test_models_of_every_length_have_the_same_parameters(content: int) -> None:
+    shapes = []
+    for length in (1, 4, 16, 128, 1_000, 10_000):
+        config = CtrConfig(items=ITEMS, actions=3, length=length, content=content)
+        state = nnx.state(nnx.eval_shape(lambda config=config: config.build(0)), nnx.Param)
+        shapes.append(jax.tree.map(lambda leaf: leaf.shape, nnx.to_pure_dict(state)))
+    assert all(shape == shapes[0] for shape in shapes)
+
+
+def test_recency_bands_double() -> None:
+    assert lag_bands(10, 12).tolist() == [0, 1, 2, 2, 3, 3, 3, 3, 4, 4]
+    assert lag_bands(5_000, 12)[-1] == 11
+
+
+# The stage
+
+LOG = BehaviourConfig(users=300, impressions=30, popularity_effect=0.2, auc=0.85)
+STYLES = 12
+CONFIG = ApplicationConfig(length=16, examples=16_000, batch=256)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _one_device() -> Iterator[None]:
+    """Eight simulated devices take turns on one core: the training tests show that they agree."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(stage, "data_mesh", lambda _: data_mesh(1))
+        yield
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Clicks that follow the items' style: 120 items of twelve styles, 300 users."""
+    folder, ids = tmp_path_factory.mktemp("clicks"), np.arange(120) * 3 + 7
+    tables = simulate(ids, np.arange(120) % STYLES, LOG).tables | {"items": pl.DataFrame({"item_id": ids})}
+    for name, table in tables.items():
+        table.write_parquet(folder / f"{name}.parquet")
+    return {name: folder / f"{name}.parquet" for name in tables}
+
+
+@pytest.fixture(scope="module")
+def representations(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What a perfect encoder would give: items of a style point in one direction, with a little noise."""
+    folder = tmp_path_factory.mktemp("embed")
+    noise = 0.1 * np.random.default_rng(0).normal(size=(120, STYLES))
+    np.save(folder / "items.npy", (np.eye(STYLES)[np.arange(120) % STYLES] + noise).astype(np.float16))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def runs(
+    files: dict[str, Path], representations: Path, tmp_path_factory: pytest.TempPathFactory
+) -> dict[str, tuple[dict, Path]]:
+    out = {}
+    for name, inputs in (("ids", {}), ("moon", {"embed": representations})):
+        folder = tmp_path_factory.mktemp(name)
+        out[name] = application(CONFIG, files=files, inputs=inputs, folder=folder, report=silent), folder
+    return out
+
+
+def test_metrics_are_those_of_the_predictions(runs: dict, files: dict[str, Path]) -> None:
+    result, folder = runs["moon"]
+    saved = np.load(folder / "predictions.npz")
+    test = pl.read_parquet(files["impressions"]).filter(pl.col("split") == "test")
+    assert saved["impression_id"].tolist() == test["impression_id"].to_list()
+    assert saved["clicked"].tolist() == test["clicked"].cast(pl.Float32).to_list()
+    assert saved["user"].tolist() == test["user_id"].to_list()
+    assert result["auc"] == pytest.approx(roc_auc_score(saved["clicked"], saved["p"]), abs=1e-12)
+    assert result["log_loss"] == pytest.approx(log_loss(saved["clicked"], saved["p"]), abs=1e-9)
+    assert result["gauc_users"] + result["gauc_left_out"] == test["user_id"].n_unique()
+    assert (result["test_impressions"], result["examples"]) == (test.height, 16_128)  # whole batches of 256
+
+
+def test_representations_that_hold_the_cause_beat_ids_and_chance_but_not_bayes(runs: dict, tmp_path: Path) -> None:
+    (ours, folder), (ids, baseline) = runs["moon"], runs["ids"]
+    assert ours["gauc"] > 0.6
+    assert ours["bayes_gauc"] > 0.7
+    assert ours["gauc_minus_bayes"] < 2 * ours["gauc_minus_bayes_se"]
+    assert ours["log_loss"] < -(ours["ctr"] * np.log(ours["ctr"]) + (1 - ours["ctr"]) * np.log(1 - ours["ctr"]))
+    inputs = {"application": folder, "baseline": baseline}
+    gained = compare(CompareConfig(), files={}, inputs=inputs, folder=tmp_path, report=silent)
+    assert gained["gauc_gain"] == pytest.approx(ours["gauc"] - ids["gauc"], abs=1e-12)
+    assert gained["gauc_gain"] > 2 * gained["gauc_gain_se"] > 0
+
+
+def test_a_run_compared_with_itself_gains_nothing(runs: dict, tmp_path: Path) -> None:
+    _, folder = runs["ids"]
+    inputs = {"application": folder, "baseline": folder}
+    result = compare(CompareConfig(), files={}, inputs=inputs, folder=tmp_path, report=silent)
+    assert result == {"gauc_gain": 0.0, "gauc_gain_se": 0.0}
+
+
+def test_runs_on_different_impressions_are_not_compared(runs: dict, tmp_path: Path) -> None:
+    _, folder = runs["ids"]
+    saved = dict(np.load(folder / "predictions.npz"))
+    np.savez(tmp_path / "predictions.npz", **{name: array[1:] for name, array in saved.items()})
+    inputs = {"application": folder, "baseline": tmp_path}
+    with pytest.raises(ValueError, match="different impressions"):
+        compare(CompareConfig(), files={}, inputs=inputs, folder=tmp_path, report=silent)
+
+
+def test_bayes_itself_stands_at_bayes(files: dict[str, Path]) -> None:
+    joined = pl.read_parquet(files["impressions"]).join(pl.read_parquet(files["truth"]), on="impression_id")
+    joined = joined.sample(fraction=1.0, shuffle=True, seed=0)  # the order of rows means nothing
+    ids, users = joined["impression_id"].to_numpy(), joined["user_id"].to_numpy()
+    labels = joined["clicked"].to_numpy().astype(float)
+    result = against_bayes(files["truth"], 16, ids, labels, joined["bayes_16"].to_numpy(), users)
+    assert result["bayes_auc"] == pytest.approx(roc_auc_score(labels, joined["bayes_16"]), abs=1e-12)
+    assert (result["gauc_minus_bayes"], result["gauc_minus_bayes_se"]) == (0.0, 0.0)
+    assert against_bayes(files["truth"], 17, ids, labels, labels, users) == {}
+
+
+def test_a_stopped_run_ends_as_if_it_had_not_been_stopped(
+    runs: dict, files: dict[str, Path], representations: Path, tmp_path: Path
+) -> None:
+    stops = [5, 40]
+
+    def report(done: int, total: int, **info: Any) -> None:
+        if stops and done == stops[0]:
+            stops.pop(0)
+            raise KeyboardInterrupt
+
+    result: dict[str, Any] = {}
+    while not result:
+        try:
+            inputs = {"embed": representations}
+            result = application(CONFIG, files=files, inputs=inputs, folder=tmp_path, report=report)
+        except KeyboardInterrupt:
+            continue
+    assert not stops
+    expected, folder = runs["moon"]
+    for name in ("auc", "gauc", "log_loss", "examples", "application_flops"):
+        assert result[name] == expected[name]
+    assert np.array_equal(np.load(tmp_path / "predictions.npz")["p"], np.load(folder / "predictions.npz")["p"])
+
+
+def test_a_rate_that_is_far_too_high_is_a_result(files: dict[str, Path], tmp_path: Path) -> None:
+    from dataclasses import replace
+
+    wild = replace(CONFIG, peak_lr=1e30)
+    result = application(wild, files=files, inputs={}, folder=tmp_path, report=silent)
+    assert result["status"] == "diverged"
+    assert result["diverged_at_step"] < 20
+
+
+def test_a_batch_larger_than_the_log_is_told(files: dict[str, Path], tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="train impressions are fewer than a batch of 100000"):
+        application(ApplicationConfig(4, 10, batch=100_000), files=files, inputs={}, folder=tmp_path, report=silent)
