@@ -1,5 +1,6 @@
 """The command line `moon`. Heavy imports happen inside the commands: `moon --help` starts at once."""
 
+import os
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -101,10 +102,17 @@ class RunCommand:
                 env=running.worker_environment(),
                 on_tick=on_tick,
             )
+        failed = running.failures(snapshot) > 0
         for question in questions:
-            if question.name in planned:
+            if question.name not in planned:
+                continue
+            try:
                 answer(self.out, question.name, question, planned[question.name])
-        return SOME_FAILED if running.failures(snapshot) else DONE
+            except ValueError as error:  # too little has finished to be read: the other questions still may
+                if not (failed and _is_users(error)):
+                    raise
+                say(f"\n{question.name.replace('_', ' ')}\n  no answer: {error}")
+        return SOME_FAILED if failed else DONE
 
 
 @dataclass
@@ -159,8 +167,6 @@ class WorkerCommand:
     out: Path = OUT
 
     def __call__(self) -> int:
-        import os
-
         from experiments.running import worker_environment
         from sweeps import work
 
@@ -184,7 +190,7 @@ class GcCommand:
         from sweeps import Ledger
 
         ledger = Ledger(self.out, create=False)
-        orphans = sorted(set(ledger.steps()) - set(ledger.planned()))
+        orphans = sorted(set(ledger.steps()) - set(ledger.planned(ledger.questions())))
         for name in orphans:
             print(ledger.step_folder(name))
             if self.delete:
@@ -290,9 +296,11 @@ class WorldCommand:
     preset: str = "demo"
 
     def __call__(self) -> int:
+        from experiments.running import require_preset
         from experiments.worlds import world_for
         from moon_jax.data.world import make_world
 
+        require_preset(self.preset)
         with bar("rendering") as progress:
             dataset = make_world(self.folder, world_for(self.preset, self.drives), progress=progress)
         return told(dataset)
@@ -464,6 +472,9 @@ def main() -> None:
             raise
         print(f"moon: {error}", file=sys.stderr)
         sys.exit(BAD_INPUT)
+    except BrokenPipeError:  # whoever read our output has read enough, as `head` does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(SOME_FAILED)
     except KeyboardInterrupt:
         print("moon: stopped; run it again to finish what is left", file=sys.stderr)
         sys.exit(130)

@@ -11,6 +11,7 @@ def export(step: Path, to: Path) -> Path:
     """Copies weights, config and tokenizer; QuestionError where the step holds no encoder or `to` is not empty."""
     from sweeps import Ledger
 
+    step = step.absolute()
     if not (step / "step.json").exists():
         raise QuestionError(f"{step}: not a step folder (it has no step.json)")
     ledger = Ledger(step.parents[1], create=False)
@@ -19,7 +20,7 @@ def export(step: Path, to: Path) -> Path:
     published = ledger.folder(step.name)
     if not (published / "encoder.safetensors").exists():
         raise QuestionError(f"{step}: the step holds no encoder; give a posttrain step")
-    if to.exists() and any(to.iterdir()):
+    if to.exists() and (not to.is_dir() or any(to.iterdir())):
         raise QuestionError(f"{to}: not empty; give a new folder")
     needed = json.loads((step / "step.json").read_text())["needs"]["prepare"]
     to.mkdir(parents=True, exist_ok=True)

@@ -54,7 +54,7 @@ def read(results: "pl.DataFrame") -> Reading:
                 runs, x="realised_negatives", y=metric, transform=transform, law=law, cluster="run", holdout="largest"
             )
             reading.fits[f"{metric}-{law}"] = fit
-        reading.answer += [law_sentence(reading.fits[f"{metric}-power_floor"], metric), holdout_sentence(fit, metric)]
+        reading.answer += [law_sentence(reading.fits[f"{metric}-power_floor"], metric), holdout_sentence(reading.fits[f"{metric}-power_floor"], metric)]
         reading.figures[metric] = scaling_figure(
             reading.fits[f"{metric}-power_floor"],
             floors=floors_of(results, metric) if metric.endswith("@10") else None,

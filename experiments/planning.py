@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from moon_jax.stages.application import ApplicationConfig
 from moon_jax.stages.posttrain import PosttrainConfig
+from sweeps.progress import duration
 
 if TYPE_CHECKING:
     from moon_jax.data.contract import Dataset
@@ -113,8 +114,9 @@ def _detectable(dataset: "Dataset", cells: "Sequence[Cell]") -> str:
         import polars as pl
 
         queries = dataset.read("pairs", ["query_id", "split"]).filter(pl.col("split") == "test")["query_id"].n_unique()
+        queries /= max(len(dataset.forms), 1)
         bound = 2.8 * math.sqrt(0.25 / queries)
-        said.append(f"recall: {bound:.3f} ({queries} test queries, unpaired bound at recall .5)")
+        said.append(f"recall: {bound:.3f} (about {queries:.0f} test queries a search, unpaired bound at recall .5)")
     if dataset.has("impressions") and any("application" in cell.steps for cell in cells):
         import polars as pl
 
@@ -134,6 +136,6 @@ def lines(name: str, made: Plan) -> list[str]:
         f"{name}: {made.cells} cells; {work}",
         f"  encoder {made.params:,} parameters; {made.tokens:,.0f} tokens to train; {made.flops:.3g} FLOPs; "
         f"about {made.memory / 2**20:,.0f} MiB a worker (estimate)",
-        f"  about {made.seconds / 60:.1f} min ({source})",
+        f"  about {duration(made.seconds)} ({source})",
         f"  smallest difference it can detect: {made.detectable}",
     ]

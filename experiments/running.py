@@ -36,10 +36,17 @@ def cache_folder() -> Path:
     return Path(os.environ.get("MOON_CACHE") or Path.home() / ".cache" / "moon-jax")
 
 
+def require_preset(preset: str) -> None:
+    """QuestionError for a preset that there is not; asked before any world is made."""
+    if preset not in PRESETS:
+        raise QuestionError(f"unknown preset {preset!r}; there are {', '.join(PRESETS)}")
+
+
 def open_data(folder: Path | None, preset: str, say: Any) -> "Dataset":
     """The user's dataset, or the planted world of the preset, made once and cached."""
     from moon_jax.data.contract import open_dataset
 
+    require_preset(preset)
     if folder is not None:
         return open_dataset(folder)
     from experiments.worlds import world_for
@@ -75,8 +82,6 @@ def questions_for(name: str) -> list[Question]:
 
 def cells_of(questions: Sequence[Question], preset: str, dataset: "Dataset", say: Any) -> "dict[str, list[Cell]]":
     """Cells of each question; of several, those that the data cannot answer are skipped, visibly."""
-    if preset not in PRESETS:
-        raise QuestionError(f"unknown preset {preset!r}; there are {', '.join(PRESETS)}")
     from moon_jax.data.contract import DataError
 
     out = {}

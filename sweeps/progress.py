@@ -42,10 +42,11 @@ def status_table(ledger: Ledger, questions: Sequence[str] | None = None) -> "Gro
     from rich.table import Table
 
     chosen = ledger.questions() if questions is None else list(questions)
-    table = Table("question", *STATES, "steps", "left", box=None, pad_edge=False)
     snapshots = {question: take_snapshot(ledger, ledger.planned([question])) for question in chosen}
+    met = [state for state in STATES if state == "done" or any(s.counts.get(state) for s in snapshots.values())]
+    table = Table("question", *met, "steps", "left", box=None, pad_edge=False)
     for question, snapshot in snapshots.items():
-        counts = [_coloured(str(snapshot.counts.get(state, 0) or "."), state) for state in STATES]
+        counts = [_coloured(str(snapshot.counts.get(state, 0) or "."), state) for state in met]
         table.add_row(question, *counts, str(snapshot.total), duration(snapshot.seconds_left))
     running = {now.name: now for snapshot in snapshots.values() for now in snapshot.running}
     failed = {step.name: step for snapshot in snapshots.values() for step in snapshot.failed}
