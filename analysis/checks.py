@@ -150,12 +150,26 @@ def about_runs(table: pl.DataFrame) -> list[str]:
         over = int((table["passes"].fill_null(0) > 1).sum())
         if over:
             found.append(f"repeated data: passes > 1 in {over} of {table.height} rows (marked in the figure)")
-    for name in ("device", "versions"):
-        if name in table.columns and table[name].n_unique() > 1:
-            found.append(f"mixed environments: {table[name].n_unique()} different values of {name!r}")
+    if "device" in table.columns and table["device"].n_unique() > 1:
+        found.append(f"mixed environments: {table['device'].n_unique()} different values of 'device'")
+    if "versions" in table.columns and (mixed := _mixed_packages(table["versions"].drop_nulls().to_list())):
+        found.append(f"mixed environments: more than one version of {', '.join(mixed)}")
     if "simulated" in table.columns and (simulated := _truths(table, "simulated")):
         found.append(f"simulated data in {simulated} of {table.height} rows")
     return found
+
+
+def _mixed_packages(versions: list[Any]) -> list[str]:
+    """Packages that occur in more than one version in texts like "jax 0.10.2, numpy 2.4.6|2.5.0".
+
+    A row lists what its process had loaded, so a package that one row lacks is no difference.
+    """
+    met: dict[str, set[str]] = {}
+    for text in versions:
+        for entry in str(text).split(", "):
+            package, _, found = entry.partition(" ")
+            met.setdefault(package, set()).update(found.split("|"))
+    return sorted(package for package, found in met.items() if len(found) > 1)
 
 
 def _truths(table: pl.DataFrame, name: str) -> int:

@@ -87,9 +87,9 @@ class RunCommand:
 
         questions = running.questions_for(self.question)
         dataset = running.open_data(self.data, self.preset, say)
-        planned = running.cells_of(questions, self.preset, dataset, say)
         ledger = Ledger(self.out)
         running.require_sound_once(dataset, self.out)
+        planned = running.cells_of(questions, self.preset, dataset, say)
         running.settle_stale(ledger, planned, self.stale)
         for name, cells in planned.items():
             ledger.write_plan(name, cells)
@@ -168,10 +168,12 @@ class WorkerCommand:
 
     def __call__(self) -> int:
         from experiments.running import worker_environment
-        from sweeps import work
+        from sweeps import Ledger, work
 
         os.environ.update({k: v for k, v in worker_environment().items() if k not in os.environ})
-        return DONE if work(self.out) else SOME_FAILED
+        stopped = not work(self.out)
+        ledger = Ledger(self.out, create=False)
+        return SOME_FAILED if stopped or ledger.pending(ledger.planned()) else DONE
 
 
 @dataclass

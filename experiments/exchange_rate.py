@@ -67,8 +67,8 @@ def read(results: "pl.DataFrame") -> Reading:
         answer=[
             f"{first['proxy']} {named}: P(best) = {first['p_best']:.2f} of {len(proxies)} proxies over {rate.n} versions.",
             f"Its exchange rate: {rate.slope:+.4f} GAUC per unit of recall [{rate.interval[0]:+.4f}, "
-            f"{rate.interval[1]:+.4f}], so +0.01 recall is worth {rate.slope / 100:+.5f} GAUC; elasticity "
-            f"{rate.elasticity:.3f} [{rate.elasticity_interval[0]:.3f}, {rate.elasticity_interval[1]:.3f}].",
+            f"{rate.interval[1]:+.4f}], so +0.01 recall is worth {rate.slope / 100:+.5f} GAUC"
+            + (f"; elasticity {rate.elasticity:.3f}." if rate.elasticity is not None else "."),
             f"Smallest slope that could have been seen: {rate.smallest_detectable:.4f}. Constant over the range: "
             f"p = {rate.constant_p_value:.3f}.",
         ],

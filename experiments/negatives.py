@@ -47,14 +47,17 @@ def read(results: "pl.DataFrame") -> Reading:
     runs = results.filter(pl.col("lr") == 1.0)
     # Seeds meet slightly different duplicates: their mean makes them replicates of one x.
     runs = runs.with_columns(pl.col("realised_negatives").mean().over("negatives"))
-    reading = Reading(answer=[], weak=about_learning_rate(results, "negatives", f"valid_{search}_recall@10"))
+    weak, edges = about_learning_rate(results, "negatives", f"valid_{search}_recall@10")
+    runs = runs.with_columns(lr_at_edge=pl.col("negatives").is_in(edges))
+    reading = Reading(answer=[], weak=weak)
     for metric, transform in measured(search):
         for law in ("power_floor", "log_line"):
             fit = analysis.fit(
                 runs, x="realised_negatives", y=metric, transform=transform, law=law, cluster="run", holdout="largest"
             )
             reading.fits[f"{metric}-{law}"] = fit
-        reading.answer += [law_sentence(reading.fits[f"{metric}-power_floor"], metric), holdout_sentence(reading.fits[f"{metric}-power_floor"], metric)]
+        power = reading.fits[f"{metric}-power_floor"]
+        reading.answer += [law_sentence(power, metric), holdout_sentence(power, metric)]
         reading.figures[metric] = scaling_figure(
             reading.fits[f"{metric}-power_floor"],
             floors=floors_of(results, metric) if metric.endswith("@10") else None,

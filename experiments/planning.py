@@ -114,9 +114,9 @@ def _detectable(dataset: "Dataset", cells: "Sequence[Cell]") -> str:
         import polars as pl
 
         queries = dataset.read("pairs", ["query_id", "split"]).filter(pl.col("split") == "test")["query_id"].n_unique()
-        queries /= max(len(dataset.forms), 1)
-        bound = 2.8 * math.sqrt(0.25 / queries)
-        said.append(f"recall: {bound:.3f} (about {queries:.0f} test queries a search, unpaired bound at recall .5)")
+        a_search = max(1, queries // max(len(dataset.forms), 1))
+        bound = 2.8 * math.sqrt(0.25 / a_search)
+        said.append(f"recall: {bound:.3f} (about {a_search} test queries a search, unpaired bound at recall .5)")
     if dataset.has("impressions") and any("application" in cell.steps for cell in cells):
         import polars as pl
 

@@ -3,8 +3,9 @@
 import difflib
 import importlib
 import importlib.util
+import traceback
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
@@ -70,8 +71,36 @@ def load_question(name: str) -> Question:
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return _question(path.stem, module)
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:
+        raise QuestionError(_fault(error, path)) from error
+    found = _question(path.stem, module)
+    return replace(found, cells=_told(found.cells, path), read=_told(found.read, path))
+
+
+def _told(function: Callable[..., Any], path: Path) -> Callable[..., Any]:
+    """The function of a user's file, whose faults are told in one line; the floors' own lines pass as they are."""
+
+    def call(*args: Any) -> Any:
+        try:
+            return function(*args)
+        except Exception as error:
+            if type(error).__name__ in ("DataError", "TableError", "SweepError", "QuestionError"):
+                raise
+            raise QuestionError(_fault(error, path)) from error
+
+    return call
+
+
+def _fault(error: Exception, path: Path) -> str:
+    """Where in the user's file it went wrong, and what, in one line."""
+    here = (str(path), str(path.absolute()))
+    lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename in here]
+    if isinstance(error, SyntaxError) and error.filename in here:
+        lines.append(error.lineno)
+    where = f", line {lines[-1]}" if lines else ""
+    return f"{path}{where}: {type(error).__name__}: {' '.join(str(error).split())}"
 
 
 def _question(name: str, module: ModuleType) -> Question:

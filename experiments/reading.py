@@ -39,7 +39,8 @@ def holdout_sentence(fit: Any, metric: str) -> str:
     if not held:
         return f"{metric}: nothing was held out."
     first, seen = held["rows"][0], ", ".join(f"{row['observed']:.4f}" for row in held["rows"])
-    start = f"Held out, the largest {fit.x[0]} ({held['x']:.3g}, {held['factor']:.2g} x beyond the fit)"
+    what = f"1 - {metric}" if fit.transform == "error" else metric
+    start = f"{what} held out at the largest {fit.x[0]} ({held['x']:.3g}, {held['factor']:.2g} x beyond the fit)"
     if held["within"] is None:
         return f"{start}: predicted {first['predicted']:.4f}, observed {seen}; no interval can be given."
     verdict = "all within" if held["all_within"] else f"only {held['within']} of {held['of']} within: not foretold"
@@ -47,11 +48,15 @@ def holdout_sentence(fit: Any, metric: str) -> str:
     return f"{start}: predicted {first['predicted']:.4f} {interval}, observed {seen}; {verdict}."
 
 
-def about_learning_rate(results: "pl.DataFrame", axis: str, valid: str) -> list[str]:
-    """What the lr axis says at both ends: chosen on the valid split; a sentence per end that is not well tuned."""
+def about_learning_rate(results: "pl.DataFrame", axis: str, valid: str) -> tuple[list[str], list[int]]:
+    """What the lr axis says at both ends, judged on the valid split.
+
+    Returns:
+        A sentence for each end where another rate is better, and the ends whose best rate is the axis's edge.
+    """
     import polars as pl
 
-    out = []
+    out, edges = [], []
     done = results.filter(pl.col("status") == "done")
     for end, name in ((number(done[axis].min()), "smallest"), (number(done[axis].max()), "largest")):
         at = done.filter((pl.col(axis) == end) & (pl.col("seed") == done["seed"].min()))
@@ -59,15 +64,19 @@ def about_learning_rate(results: "pl.DataFrame", axis: str, valid: str) -> list[
             continue
         best = at.sort(valid, descending=True).row(0, named=True)
         lrs = sorted(at["lr"].to_list())
-        if best["lr"] == 1.0:
+        fitted = at.filter(pl.col("lr") == 1.0)[valid]
+        if fitted.is_empty() or best[valid] <= fitted[0]:
             continue
-        base = at.filter(pl.col("lr") == 1.0)[valid][0]
-        edge = " (the edge of the axis: the best may lie beyond)" if best["lr"] in (lrs[0], lrs[-1]) else ""
+        base = fitted[0]
+        edge = ""
+        if best["lr"] in (lrs[0], lrs[-1]):
+            edge = " (the edge of the axis: the best may lie beyond)"
+            edges.append(int(end))
         out.append(
             f"Learning rate at the {name} {axis} ({end:,.0f}): {valid} prefers x{best['lr']:.2g}{edge}, {best[valid]:.4f} "
             f"against {base:.4f} at the rate that the fit uses; the slope carries this."
         )
-    return out
+    return out, edges
 
 
 def floors_of(results: "pl.DataFrame", metric: str) -> dict[str, float]:

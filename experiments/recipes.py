@@ -1,16 +1,17 @@
 """Recipes: how large a question is run, by preset and by what the data shows. The sizes of a study stand here."""
 
+import contextlib
 import io
 from dataclasses import dataclass, replace
 from typing import Any
 
-from moon_jax.data.contract import Dataset
+from moon_jax.data.contract import DataError, Dataset
 from moon_jax.data.forms import SEARCHES, Form, parse_form
 
 PRESETS = {
     "smoke": "seconds, for tests: shows that everything runs, the figures mean nothing",
     "demo": "minutes on two cores: small but real",
-    "gpu": "about twenty minutes on one accelerator",
+    "gpu": "one accelerator; not measured yet",
     "paper": "a cluster: look at `moon plan` first",
 }
 
@@ -28,7 +29,8 @@ class Recipe:
         negatives, negatives_tokens: candidates a query, and the token budget they share.
         lengths, examples: history lengths of the CTR question, and impressions that a CTR run trains on.
         version_budgets: token budgets of the exchange rate's versions; ctr_length: history length of its CTR model.
-        own_weight: share of batches that pair items with their own augmented photo, beside a search's weight of 1.
+        own_weight: share of batches that pair items with their own augmented photo, beside a search's weight of 1; where
+            the first search shows a photo on both sides.
         augment_items: augment the photos of items, too, not only those of queries.
     """
 
@@ -132,6 +134,7 @@ _PAPER = {
 
 def recipe_for(preset: str, dataset: Dataset) -> Recipe:
     """The recipe of a preset for rendered images or photos (sized to their shape)."""
+    dataset.path("items")
     rendered = dataset.simulated["items"]
     recipe = _DEMO[rendered]
     changes: dict[str, Any] = {"smoke": _SMOKE, "demo": {}, "gpu": _GPU, "paper": _PAPER}[preset]
@@ -149,7 +152,7 @@ def _photo_size(dataset: Dataset) -> tuple[int, int]:
     photos = dataset.read("items", ["image"])["image"].drop_nulls().head(101).to_list()
     shapes = []
     for photo in photos:
-        with Image.open(io.BytesIO(photo)) as image:
+        with contextlib.suppress(OSError), Image.open(io.BytesIO(photo)) as image:  # the contract's check names such
             shapes.append(image.height / image.width)
     typical = sorted(shapes)[len(shapes) // 2] if shapes else 1.0
     return min(((64, 48), (48, 48), (48, 64)), key=lambda size: abs(size[0] / size[1] - typical))
@@ -157,7 +160,13 @@ def _photo_size(dataset: Dataset) -> tuple[int, int]:
 
 def searches_of(dataset: Dataset) -> tuple[Form, ...]:
     """The dataset's own search forms, image search first: what is measured."""
-    return tuple(parse_form(kind, dataset.forms[kind]) for kind in SEARCHES if kind in dataset.forms)
+    try:
+        forms = tuple(parse_form(kind, dataset.forms[kind]) for kind in SEARCHES if kind in dataset.forms)
+    except ValueError as error:
+        raise DataError(f"{dataset.folder}/dataset.json: {error}") from None
+    if not forms:
+        raise DataError(f'{dataset.folder}/dataset.json: no search form; say e.g. "forms": {{"image": "image->image"}}')
+    return forms
 
 
 def mixture_of(dataset: Dataset) -> tuple[Form, ...]:

@@ -83,15 +83,20 @@ def questions_for(name: str) -> list[Question]:
 def cells_of(questions: Sequence[Question], preset: str, dataset: "Dataset", say: Any) -> "dict[str, list[Cell]]":
     """Cells of each question; of several, those that the data cannot answer are skipped, visibly."""
     from moon_jax.data.contract import DataError
+    from sweeps import Cell
 
     out = {}
     for question in questions:
         try:
-            out[question.name] = question.cells(preset, dataset)
+            cells = question.cells(preset, dataset)
         except (QuestionError, DataError) as error:
             if len(questions) == 1:
                 raise
             say(f"skipping {question.name}: {error}")
+            continue
+        if not (isinstance(cells, list) and cells and all(isinstance(cell, Cell) for cell in cells)):
+            raise QuestionError(f"{question.name}: cells() must return a list of at least one sweeps.Cell")
+        out[question.name] = cells
     if not out:
         raise QuestionError(f"{dataset.folder}: it can answer none of these questions")
     return out
@@ -134,6 +139,8 @@ def collect(ledger: "Ledger", question: str, cells: "Sequence[Cell]") -> "pl.Dat
 
     table = pl.DataFrame(ledger.rows(cells), infer_schema_length=None)
     table = table.with_columns(pl.col(c).cast(pl.Float64) for c, t in table.schema.items() if t == pl.Null)
+    simulated = load_about(ledger.root, question).get("simulated", {})
+    table = table.with_columns(simulated=pl.lit(any(simulated.values())))
     units = {column: unit for column, unit in UNITS.items() if column in table.columns}
     target = ledger.root / question / "results.parquet"
     part = target.with_suffix(f".{os.getpid()}.part")

@@ -57,8 +57,8 @@ def posttrain(
     num_negatives: int | None = None,
 ) -> Step:
     """A post-training run; `lr` multiplies the recipe's rate. 0 tokens is the untrained encoder."""
-    if recipe.own_weight:
-        forms = (*forms, *(replace(form, search=OWN, weight=recipe.own_weight) for form in forms[:1]))
+    if recipe.own_weight and "image" in forms[0].query and "image" in forms[0].item:
+        forms = (*forms, replace(forms[0], search=OWN, weight=recipe.own_weight))
     config = PosttrainConfig(
         encoder=encoder(recipe),
         forms=forms,

@@ -59,7 +59,8 @@ def read(results: "pl.DataFrame") -> Reading:
     runs = trained.filter(pl.col("lr") == 1.0)
     # Seeds realise a budget to within a fraction of a percent: their mean makes them replicates of one x.
     runs = runs.with_columns(pl.col("tokens").mean().over("budget"))
-    weak = about_learning_rate(trained, "budget", f"valid_{search}_recall@10")
+    weak, edges = about_learning_rate(trained, "budget", f"valid_{search}_recall@10")
+    runs = runs.with_columns(lr_at_edge=pl.col("budget").is_in(edges))
     floors = floors_of(results, f"{search}_recall@10")
     reading = Reading(answer=[], weak=weak)
     for metric, transform in measured(search):

@@ -39,7 +39,10 @@ class Trained:
 
 
 def optimiser(clip: float = 1.0, weight_decay: float = 0.01) -> optax.GradientTransformation:
-    """AdamW without its learning rate, which is traced (see `learning_rate`): a grid over it shares a compilation."""
+    """AdamW without its learning rate, which is traced (see `learning_rate`): a grid over it shares a compilation.
+
+    Arrays of two and more axes decay; norm scales that are stacked by layer are among them.
+    """
     return optax.chain(
         optax.clip_by_global_norm(clip),
         optax.scale_by_adam(b2=0.98),

@@ -4,7 +4,8 @@ import os
 
 from experiments.running import cache_folder, worker_environment
 
-os.environ.setdefault("XLA_FLAGS", "--xla_force_host_platform_device_count=8")
+if "host_platform_device_count" not in os.environ.get("XLA_FLAGS", ""):
+    os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
 os.environ.setdefault("JAX_NUMPY_RANK_PROMOTION", "raise")
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("MPLBACKEND", "Agg")
@@ -22,5 +23,6 @@ REAL_DATA = Path(__file__).resolve().parents[1].parent / "shared" / "data"
 def real_data() -> Path:
     """The folder of real data beside the project; the test is skipped, visibly, where it is missing."""
     if not REAL_DATA.is_dir():
+        assert not os.environ.get("MOON_REQUIRE_REAL_DATA"), f"real data is required here, and missing at {REAL_DATA}"
         pytest.skip(f"real data not found at {REAL_DATA}")
     return REAL_DATA

@@ -107,7 +107,8 @@ def posttrain(
     finally:
         batches.close()
     params = trained.state["params"]
-    save_encoder(folder, config.encoder, params["encoder"], float(jnp.exp(-params["log_scale"])))
+    temperature = float(temperature_of(params))
+    save_encoder(folder, config.encoder, params["encoder"], temperature)
     tokens = trained.totals.get("tokens", 0.0)
     return {
         "params": config.encoder.parameters(),
@@ -117,10 +118,15 @@ def posttrain(
         "passes": tokens / unique_tokens,
         "realised_negatives": trained.totals.get("candidates", 0.0) / max(steps, 1),
         "train_loss": trained.last.get("loss"),
-        "temperature": float(jnp.exp(-params["log_scale"])),
+        "temperature": temperature,
         "data_wait_share": trained.data_wait_share,
         **meter.summary("posttrain", trained),
     }
+
+
+def temperature_of(params: dict[str, Any]) -> Array:
+    """The learned temperature, bounded below as CLIP's."""
+    return jnp.exp(-jnp.minimum(params["log_scale"], LARGEST_SCALE))
 
 
 def budget(config: PosttrainConfig, prepared: Prepared) -> tuple[int, float]:
@@ -154,7 +160,7 @@ def build_update(graph: nnx.GraphDef, patches: int, augment_items: bool) -> Call
             encoder(batch.get("item_images"), batch.get("item_text")),
             num_negatives=num_negatives,
             positive_ids_B=batch["product_ids"],
-            temperature=jnp.exp(-jnp.minimum(params["log_scale"], LARGEST_SCALE)),
+            temperature=temperature_of(params),
         )
 
     @functools.partial(jax.jit, donate_argnums=0)
@@ -178,7 +184,10 @@ def build_update(graph: nnx.GraphDef, patches: int, augment_items: bool) -> Call
 
 
 def count(batch: Batch, num_negatives: Array, patches: int) -> dict[str, Array]:
-    """Tokens shown, and the mean number of distinct unmasked candidates besides the positive."""
+    """Tokens shown, and the mean number of unmasked candidates besides the positive.
+
+    Two other pairs of one product both count: batches are small beside the catalogue, so they are rare.
+    """
     size = batch["product_ids"].shape[0]
     seen = sum(size * patches for name in ("query_images", "item_images") if name in batch)
     tokens = seen + sum(jnp.count_nonzero(batch[name]) for name in ("query_text", "item_text") if name in batch)

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import polars as pl
 import pytest
 from planted import runs
 
@@ -34,6 +35,11 @@ def executed(monkeypatch, folder: Path) -> str:
 def test_it_runs_on_results(monkeypatch, tmp_path):
     (tmp_path / "training_tokens").mkdir()
     table = runs().rename({"recall": "image_recall@10"})
+    table = table.with_columns(budget=pl.col("tokens").cast(pl.Int64), lr=pl.lit(1.0), status=pl.lit("done"))
+    # What a real table holds besides: the untrained encoder, another learning rate, a cell that did not finish.
+    others = [{"budget": 0, "tokens": 0.0}, {"lr": 3.0, "image_recall@10": 0.9}, {"status": "crashed"}]
+    rest = [table.head(1).with_columns(**{k: pl.lit(v, table.schema[k]) for k, v in o.items()}) for o in others]
+    table = pl.concat([table, *rest])
     table.write_parquet(tmp_path / "training_tokens" / "results.parquet")
     text = executed(monkeypatch, tmp_path)
     assert "PLANTED" not in text

@@ -1,23 +1,14 @@
 """What the tests of stages share: a world of sixty products, prepared at 16 x 16 pixels."""
 
 from pathlib import Path
-from typing import Any
 
 import pytest
+from tiny import TINY_WORLD, silent
 
-from moon_jax.data.behaviour import BehaviourConfig
 from moon_jax.data.contract import Dataset
 from moon_jax.data.loading import Prepared
-from moon_jax.data.world import WorldConfig, make_world
+from moon_jax.data.world import make_world
 from moon_jax.stages.prepare import PrepareConfig, prepare
-
-TINY_WORLD = WorldConfig(
-    products=60, image_queries=3, text_queries=3, behaviour=BehaviourConfig(users=40, impressions=12)
-)
-
-
-def silent(done: float, total: float, **info: Any) -> None:
-    """A `report` that says nothing."""
 
 
 @pytest.fixture(scope="session")

@@ -10,11 +10,11 @@ import jax.numpy as jnp
 import numpy as np
 import polars as pl
 import pytest
-from conftest import silent
 from flax import nnx
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import log_loss, roc_auc_score
+from tiny import silent
 
 from moon_jax.data.behaviour import BehaviourConfig, simulate
 from moon_jax.data.contract import DataError

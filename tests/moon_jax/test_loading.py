@@ -11,8 +11,8 @@ import grain
 import numpy as np
 import polars as pl
 import pytest
-from conftest import silent
 from PIL import Image
+from tiny import silent
 
 from moon_jax.data.contract import DataError, Dataset
 from moon_jax.data.forms import Form, parse_form

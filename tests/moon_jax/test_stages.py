@@ -7,8 +7,8 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
-from conftest import silent
 from flax import nnx
+from tiny import silent
 
 from moon_jax.data.forms import parse_form
 from moon_jax.data.loading import Prepared

@@ -38,7 +38,7 @@ def launch(ledger: Ledger, workers: int = 1) -> subprocess.Popen[bytes]:
     )
 
 
-def wait_for(condition: Callable[[], object], seconds: float = 20.0) -> None:
+def wait_for(condition: Callable[[], object], seconds: float = 60.0) -> None:
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, "waited in vain"
@@ -63,7 +63,7 @@ def gone(pid: int) -> bool:
 
 
 def test_workers_share_the_work_and_report(ledger: Ledger, counting: Make, traces: Path) -> None:
-    steps = [counting(number, units=2, pause=0.2) for number in range(4)]
+    steps = [counting(number, units=10, pause=0.2) for number in range(4)]
     plan(ledger, *steps)
     seen: list[Snapshot] = []
     last = run_local(ledger, ["q"], workers=2, env={"MARK": "1"}, on_tick=seen.append)
@@ -72,18 +72,18 @@ def test_workers_share_the_work_and_report(ledger: Ledger, counting: Make, trace
     assert len({trace.read_text() for trace in traces.iterdir()}) == 2  # both took part, each its own steps
     assert sorted(trace.name for trace in traces.iterdir()) == ["0.1", "1.1", "2.1", "3.1"]
     running = [now for snapshot in seen for now in snapshot.running if now.total is not None]
-    assert any(now.total == 2 and now.info.keys() == {"unit"} for now in running)
+    assert any(now.total == 10 and now.info.keys() == {"unit"} for now in running)
     assert all(snapshot.total == 4 for snapshot in seen)
     began = time.monotonic()
     assert run_local(ledger, ["q"], workers=1).counts == {"done": 4}
-    assert time.monotonic() - began < 5
+    assert time.monotonic() - began < 60
     assert len(list(traces.iterdir())) == 4
 
 
 def test_after_kill_9_of_all_a_new_run_finishes_from_the_checkpoint(
     ledger: Ledger, counting: Make, traces: Path
 ) -> None:
-    step = counting(1, units=6, pause=0.15)
+    step = counting(1, units=30, pause=0.15)
     plan(ledger, step)
     launcher = launch(ledger)
     worker = pid_of_call(traces, "1.1")
@@ -97,7 +97,7 @@ def test_after_kill_9_of_all_a_new_run_finishes_from_the_checkpoint(
     assert ledger.result(step) is None
     began = time.monotonic()
     assert run_local(ledger, ["q"], workers=1).counts == {"done": 1}
-    assert time.monotonic() - began < 20  # the dead worker's lease is not waited for
+    assert time.monotonic() - began < 50  # the dead worker's lease is not waited for
     result = ledger.result(step)
     assert result is not None
     assert result["metrics"]["begun"] > 0
@@ -132,15 +132,15 @@ def test_a_step_that_kills_its_worker_twice_is_crashed(ledger: Ledger, counting:
 def test_an_interrupt_lets_steps_save_and_the_next_run_goes_on(
     ledger: Ledger, counting: Make, traces: Path, number: signal.Signals
 ) -> None:
-    step = counting(1, units=8, pause=0.15)
+    step = counting(1, units=40, pause=0.15)
     plan(ledger, step)
     launcher = launch(ledger)
     worker = pid_of_call(traces, "1.1")
     wait_for(lambda: checkpointed(ledger, step))
     began = time.monotonic()
     launcher.send_signal(number)
-    _, error = launcher.communicate(timeout=20)
-    assert time.monotonic() - began < 10
+    _, error = launcher.communicate(timeout=120)
+    assert time.monotonic() - began < 60
     assert launcher.returncode != 0
     assert (b"KeyboardInterrupt" if number == signal.SIGINT else b"Preempted") in error
     assert gone(worker)
@@ -162,7 +162,7 @@ def test_workers_end_when_their_launcher_is_killed(ledger: Ledger, counting: Mak
     worker = pid_of_call(traces, "1.1")
     os.kill(launcher.pid, signal.SIGKILL)
     launcher.communicate()
-    wait_for(lambda: gone(worker), 10)
+    wait_for(lambda: gone(worker), 60)
     assert ledger.state(step) == "preempted"
 
 
@@ -269,9 +269,9 @@ def test_the_status_table_counts_states_by_question(ledger: Ledger, counting: Ma
     out = io.StringIO()
     Console(file=out, width=150).print(status_table(ledger))
     head, later, q, failed = out.getvalue().rstrip().splitlines()
-    assert head.split()[:3] == ["question", "done", "diverged"]
-    assert later.split() == ["later", *"........", "1", "1", "?"]
-    assert q.split()[:2] == ["q", "1"]
+    assert head.split() == ["question", "done", "bad_input", "pending", "steps", "left"]  # only states that occur
+    assert later.split() == ["later", ".", ".", "1", "1", "?"]
+    assert q.split()[:4] == ["q", "1", "1", "."]
     assert failed.startswith("bad_input count-")
     assert "no picture" in failed
 

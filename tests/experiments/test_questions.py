@@ -1,0 +1,444 @@
+"""Questions end to end: asked, planned, run, interrupted, run again, read; first a user's own file, then all four."""
+
+import html.parser
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pytest
+
+import analysis
+from experiments import cli
+from experiments.question import QUESTIONS
+from moon_jax.data.contract import Dataset
+from moon_jax.weights import load_encoder
+
+Moon = Callable[..., subprocess.CompletedProcess[str]]
+OF_TIME = re.compile("second|share|commit|versions|device")  # columns that may differ between two runs
+
+
+def attempts(runs: Path) -> dict[str, float]:
+    """Every attempt's result with its time: what has been done, and when."""
+    return {str(path.relative_to(runs)): path.stat().st_mtime for path in runs.glob("steps/*/attempts/*/result.json")}
+
+
+def results(runs: Path, question: str) -> pl.DataFrame:
+    """The table of a question without what depends on the moment."""
+    table = pl.read_parquet(runs / question / "results.parquet")
+    return table.select(column for column in table.columns if not OF_TIME.search(column))
+
+
+def copy(runs: Path, to: Path) -> Path:
+    shutil.copytree(runs, to, symlinks=True)
+    return to
+
+
+@pytest.fixture(scope="module")
+def asked(own_question: Path, smoke_world: Dataset) -> tuple[object, ...]:
+    return own_question, "--preset", "smoke", "--data", smoke_world.folder
+
+
+@pytest.fixture(scope="module")
+def told(
+    moon: Moon, asked: tuple, environment: dict[str, str], tmp_path_factory: pytest.TempPathFactory
+) -> dict[str, Any]:
+    """A user's question asked once: what `plan` and `status` said before, during and after, and the folder of it all."""
+    home = tmp_path_factory.mktemp("asking")
+    told: dict[str, Any] = {"home": home, "runs": home / "runs", "plan before": moon("plan", *asked, cwd=home)}
+    command = [sys.executable, "-m", "experiments.cli", "run", *map(str, asked), "--workers", "1"]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    process = subprocess.Popen(command, cwd=home, env=environment, **pipes)
+    while process.poll() is None:
+        said = moon("status", cwd=home)
+        if re.search(r"(prepare|posttrain|embed)-[0-9a-f]{12}", said.stdout):
+            told["status during"] = said
+            break
+        time.sleep(0.5)
+    told["output"], told["errors"] = process.communicate()
+    told["code"] = process.returncode
+    told["status after"], told["plan after"] = moon("status", cwd=home), moon("plan", *asked, cwd=home)
+    return told
+
+
+def test_a_users_own_question_is_answered(told: dict[str, Any]) -> None:
+    assert told["code"] == 0, told["errors"]
+    assert "Best at " in told["output"]
+    assert "longer/report.html" in told["output"]
+    assert told["errors"] == ""
+
+
+def test_the_plan_counts_steps_before_and_after(told: dict[str, Any]) -> None:
+    before, after = told["plan before"].stdout, told["plan after"].stdout
+    assert "longer: 3 cells" in before
+    for kind, count in (("prepare", 1), ("posttrain", 3), ("embed", 3)):
+        assert f"{kind} {count} to run / 0 done" in before
+        assert f"{kind} 0 to run / {count} done" in after
+    assert "4,500 tokens to train" in before
+    assert " 0 tokens to train" in after
+    assert "smallest difference it can detect: recall" in before
+
+
+def test_the_status_shows_what_runs_and_what_is_done(told: dict[str, Any]) -> None:
+    assert "running" in told["status during"].stdout
+    assert "longer" in told["status after"].stdout
+    row = next(line for line in told["status after"].stdout.splitlines() if line.startswith("longer"))
+    assert [cell for cell in row.split() if cell.isdigit()] == ["7", "7"]  # done, of all
+
+
+def test_the_table_has_a_row_a_cell_with_units_and_provenance(told: dict[str, Any]) -> None:
+    path = told["runs"] / "longer" / "results.parquet"
+    table, metadata = pl.read_parquet(path), pl.read_parquet_metadata(path)
+    assert metadata["schema_version"] == "1"
+    units = json.loads(metadata["units"])
+    assert "both sides of every pair" in units["tokens"]
+    assert set(units) <= set(table.columns)
+    assert table["budget"].to_list() == [0, 1_500, 3_000]
+    assert table["status"].to_list() == ["done"] * 3
+    assert table["tokens"].to_list() == pytest.approx([0, 1_500, 3_000], rel=0.4)  # whole batches of 16
+    assert table["tokens"].is_sorted()
+    for column in ("seconds", "versions", "device", "params", "posttrain_flops", "unique_tokens", "passes", "run"):
+        assert table[column].null_count() == 0, column
+    for name in table["posttrain_step"].to_list() + table["embed_step"].to_list():
+        assert (told["runs"] / "steps" / name / "result.json").is_file()
+        assert (told["runs"] / "steps" / name / "log.txt").exists()
+    assert analysis.read_results(told["runs"], "longer").height == 3
+
+
+class Loads(html.parser.HTMLParser):
+    """Addresses that a browser would fetch by itself."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: list[str] = []
+
+    def handle_starttag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
+        for name, value in attributes:
+            if name in ("src", "srcset", "data", "xlink:href") or (name == "href" and tag in ("link", "image", "use")):
+                self.found.append(value or "")
+
+
+def assert_self_contained(report: Path) -> None:
+    text = report.read_text()
+    page = Loads()
+    page.feed(text)
+    assert all(address.startswith(("data:", "#")) for address in page.found)
+    assert not re.search(r"url\(\s*['\"]?(?!#|data:)", text)
+    assert "@import" not in text
+
+
+def test_the_report_stands_alone_and_says_what_is_simulated(told: dict[str, Any]) -> None:
+    report = told["runs"] / "longer" / "report.html"
+    assert_self_contained(report)
+    text = report.read_text()
+    assert "Does an encoder trained for twice as long search better?" in text
+    assert "simulated" in text
+    assert "planted world" in text
+
+
+def test_asking_again_does_nothing_twice(told: dict[str, Any], moon: Moon, asked: tuple) -> None:
+    before, table = attempts(told["runs"]), results(told["runs"], "longer")
+    assert len(before) == 7
+    again = moon("run", *asked, cwd=told["home"])
+    assert again.returncode == 0
+    assert "7/7 steps are done already" in again.stdout
+    assert attempts(told["runs"]) == before
+    assert results(told["runs"], "longer").equals(table)
+    report = moon("report", asked[0], cwd=told["home"])
+    assert report.returncode == 0
+    assert "Best at " in report.stdout
+
+
+def stale(runs: Path, to: Path) -> Path:
+    """A copy in which the digest of one encoder's sources is another, as if other code had computed it."""
+    path = copy(runs, to) / "steps" / results(runs, "longer")["posttrain_step"][1] / "result.json"
+    content = json.loads(path.read_text())
+    path.unlink()  # it is a link to the attempt's own
+    path.write_text(json.dumps(content | {"source_digest": "0" * 64}))
+    return to
+
+
+def test_results_of_other_code_are_refused_or_kept(
+    told: dict[str, Any], moon: Moon, asked: tuple, tmp_path: Path
+) -> None:
+    runs = stale(told["runs"], tmp_path / "runs")
+    refused = moon("run", *asked, cwd=tmp_path)
+    assert refused.returncode == 2
+    assert refused.stderr.startswith("moon: 2 finished steps were computed by other source code (first: posttrain-")
+    assert refused.stderr.count("\n") == 1
+    before = attempts(runs)
+    assert moon("run", *asked, "--stale", "keep", cwd=tmp_path).returncode == 0
+    assert attempts(runs) == before
+
+
+@pytest.mark.proof
+def test_results_of_other_code_are_computed_again(
+    told: dict[str, Any], moon: Moon, asked: tuple, tmp_path: Path
+) -> None:
+    runs = stale(told["runs"], tmp_path / "runs")
+    before = attempts(runs)
+    assert moon("run", *asked, "--stale", "rerun", "--workers", 1, cwd=tmp_path).returncode == 0
+    assert len(attempts(runs).keys() - before.keys()) == 2  # the encoder, and the embedding that rests on it
+    assert results(runs, "longer").equals(results(told["runs"], "longer"))
+
+
+def test_steps_that_no_plan_needs_are_collected(
+    told: dict[str, Any], moon: Moon, asked: tuple, own_question: Path, tmp_path: Path
+) -> None:
+    runs = copy(told["runs"], tmp_path / "runs")
+    names = set(results(runs, "longer").row(2, named=True).values()) & {
+        path.name for path in (runs / "steps").iterdir()
+    }
+    assert "0 steps would be removed" in moon("gc", cwd=tmp_path).stdout
+    shorter = tmp_path / "longer.py"
+    shorter.write_text(own_question.read_text().replace("(0, 1_500, 3_000)", "(0, 1_500)"))
+    assert moon("run", shorter, *asked[1:], cwd=tmp_path).returncode == 0
+    listed = moon("gc", cwd=tmp_path).stdout
+    assert "2 steps would be removed" in listed
+    assert all(name in listed for name in names)
+    assert len(list((runs / "steps").iterdir())) == 7
+    assert "2 steps removed" in moon("gc", "--delete", cwd=tmp_path).stdout
+    assert not names & {path.name for path in (runs / "steps").iterdir()}
+    assert len(list((runs / "steps").iterdir())) == 5
+
+
+def test_a_worker_of_ones_own_does_what_is_planned(told: dict[str, Any], moon: Moon, tmp_path: Path) -> None:
+    runs = copy(told["runs"], tmp_path / "runs")
+    step = runs / "steps" / results(runs, "longer")["embed_step"][2]
+    published = json.loads((step / "result.json").read_text())
+    (step / "result.json").unlink()
+    done = moon("worker", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    again = json.loads((step / "result.json").read_text())
+    assert again["attempt"] != published["attempt"]
+    assert again["metrics"] == published["metrics"]
+    assert again["files"]["items.npy"] == published["files"]["items.npy"]
+
+
+def test_an_exported_encoder_is_the_trained_one(
+    told: dict[str, Any], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    from flax import nnx
+    from tokenizers import Tokenizer
+
+    def export(step: object, to: object) -> tuple[int, str]:
+        monkeypatch.setattr(sys, "argv", ["moon", "export", str(step), "--to", str(to)])
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+        return ended.value.code, capsys.readouterr().err  # type: ignore[return-value]
+
+    row = results(told["runs"], "longer").row(2, named=True)
+    steps = told["runs"] / "steps"
+    monkeypatch.chdir(steps)
+    assert export(row["posttrain_step"], tmp_path / "mine") == (0, "")
+    published = next((steps / row["posttrain_step"] / "attempts").iterdir())
+    config, graph, params, temperature = load_encoder(tmp_path / "mine")
+    _, _, trained, known = load_encoder(published)
+    assert temperature == known == pytest.approx(row["temperature"])
+    tokenizer = Tokenizer.from_file(str(tmp_path / "mine" / "tokenizer.json"))
+    words = np.zeros((2, 12), np.int32)
+    for place, text in enumerate(("red cotton shirt", "blue shoes")):
+        ids = tokenizer.encode(text).ids
+        words[place, : len(ids)] = ids
+    assert words.max() < config.vocabulary
+    photos = np.random.default_rng(0).integers(0, 256, (2, config.height, config.width, 3), dtype=np.uint8)
+    vectors = [np.asarray(nnx.merge(graph, each)(photos, words)) for each in (params, trained)]
+    assert np.array_equal(*vectors)
+    untrained = load_encoder(
+        next((steps / results(told["runs"], "longer")["posttrain_step"][0] / "attempts").iterdir())
+    )
+    assert not np.allclose(nnx.merge(graph, untrained[2])(photos, words), vectors[0], atol=1e-3)
+
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "thesis.tex").touch()
+    for step, to, why in (
+        (row["posttrain_step"], tmp_path / "full", "not empty"),
+        (row["posttrain_step"], tmp_path / "full" / "thesis.tex", "not empty"),
+        (row["embed_step"], tmp_path / "new", "holds no encoder"),
+        ("nowhere", tmp_path / "new", "not a step folder"),
+    ):
+        code, line = export(step, to)
+        assert (code, line.count("\n")) == (2, 1)
+        assert why in line
+
+
+BROKEN = {
+    "syntax": ("def cells(preset, data)\n    return []\n", "mine.py, line 1: SyntaxError"),
+    "import": ("\nimport numpy\nimport not_installed\n", "mine.py, line 3: ModuleNotFoundError"),
+    "no read": ("def cells(preset, data):\n    return []\n", "mine: a question needs a function read()"),
+    "no cells": ("cells = 3\ndef read(results): ...\n", "mine: a question needs a function cells()"),
+    "fault": (
+        "def cells(preset, data):\n    return [].pop()\ndef read(results): ...\n",
+        "mine.py, line 2: IndexError: pop from empty list",
+    ),
+    "nothing": ("def cells(preset, data): ...\ndef read(results): ...\n", "mine: cells() must return a list"),
+    "not cells": (
+        "def cells(preset, data):\n    return [1]\ndef read(results): ...\n",
+        "mine: cells() must return a list",
+    ),
+    "recipe": (
+        "from experiments.recipes import recipe_for\ndef cells(preset, data):\n    return recipe_for(preset, data).lrr\n"
+        "def read(results): ...\n",
+        "mine.py, line 3: AttributeError",
+    ),
+}
+
+
+@pytest.mark.parametrize("fault", BROKEN)
+def test_a_broken_question_is_one_clear_line(
+    fault: str,
+    smoke_world: Dataset,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    text, line = BROKEN[fault]
+    (tmp_path / "mine.py").write_text(text)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["moon", "run", "mine.py", "--preset", "smoke", "--data", str(smoke_world.folder)])
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    said = capsys.readouterr().err
+    assert ended.value.code == 2
+    assert said.startswith(f"moon: {line}")
+    assert said.count("\n") == 1
+
+
+HALF = '''"""Half of it works."""
+from experiments.question import Reading
+from sweeps import Cell, Step
+
+def cells(preset, data):
+    return [Cell({"number": n}, {"work": Step("mysteps:work", 1, {"number": n})}) for n in NUMBERS]
+
+def read(results):
+    return Reading([f"The numbers are {sorted(results['number'].to_list())}."])
+'''
+STEPS = """
+def work(config, *, files, inputs, folder, report):
+    if config["number"] > 1:
+        raise RuntimeError("too many")
+    return {"square": config["number"] ** 2}
+"""
+
+
+@pytest.mark.parametrize(
+    ("numbers", "answer"),
+    [((0, 1, 2), "The numbers are [0, 1]."), ((2, 3), "no answer: half: no cell has finished")],
+)
+def test_failed_cells_are_told_and_give_code_one(
+    moon: Moon, smoke_world: Dataset, tmp_path: Path, numbers: tuple[int, ...], answer: str
+) -> None:
+    (tmp_path / "half.py").write_text(HALF.replace("NUMBERS", str(numbers)))
+    (tmp_path / "mysteps.py").write_text(STEPS)
+    done = moon("run", "half.py", "--data", smoke_world.folder, "--preset", "smoke", "--workers", 1, cwd=tmp_path)
+    assert done.returncode == 1
+    assert answer in done.stdout
+    assert "Traceback" not in done.stderr
+    table = pl.read_parquet(tmp_path / "runs" / "half" / "results.parquet")
+    assert table["status"].to_list() == ["done" if number < 2 else "crashed" for number in numbers]
+    assert "too many" in moon("status", cwd=tmp_path).stdout
+
+
+# All four, as they come: minutes
+
+
+@pytest.fixture(scope="module")
+def everything(moon: Moon, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    home = tmp_path_factory.mktemp("everything")
+    done = moon("run", "all", "--preset", "smoke", "--workers", 1, cwd=home, timeout=900)
+    assert done.returncode == 0, done.stderr + done.stdout
+    return home / "runs", done.stdout
+
+
+@pytest.mark.proof
+@pytest.mark.timeout(1200)
+def test_all_questions_are_answered_on_the_planted_world(everything: tuple[Path, str], moon: Moon) -> None:
+    runs, output = everything
+    assert "making the planted world once" in output
+    for question in QUESTIONS:
+        path = runs / question / "results.parquet"
+        table, metadata = pl.read_parquet(path), pl.read_parquet_metadata(path)
+        assert (metadata["schema_version"], set(table["status"])) == ("1", {"done"})
+        assert "tokens" not in table.columns or "tokens" in json.loads(metadata["units"])
+        assert table.height == len(json.loads((runs / question / "plan.json").read_text())["cells"])
+        assert_self_contained(runs / question / "report.html")
+        assert list((runs / question / "figures").glob("*.svg"))
+        assert list((runs / question / "figures").glob("*.png"))
+        assert "simulated" in (runs / question / "report.html").read_text()
+        assert f"{question}/report.html" in output
+    assert list((runs / "training_tokens" / "fits").glob("*power_floor.json"))
+    assert (runs / "exchange_rate" / "fits" / "rate.json").is_file()
+    floors = pl.read_parquet(runs / "training_tokens" / "results.parquet")
+    assert {"chance_image_hit@10", "pixel_image_hit@10", "pixel_colour_image_hit@10"} <= set(floors.columns)
+    before = attempts(runs)
+    again = moon("run", "all", "--preset", "smoke", cwd=runs.parent)
+    assert again.returncode == 0
+    assert attempts(runs) == before
+    assert len(before) == len(list((runs / "steps").iterdir()))  # nothing was done twice in the first place, either
+
+
+def family(pid: int) -> list[int]:
+    """A process and all that it started, the latest last."""
+    children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    return [pid, *(each for child in children for each in family(int(child)))]
+
+
+def begin(environment: dict[str, str], home: Path, *arguments: object) -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "experiments.cli", "run", *map(str, arguments), "--workers", "1"]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    return subprocess.Popen(command, cwd=home, env=environment, **pipes)
+
+
+def wait_for(runs: Path, count: int, process: subprocess.Popen[str]) -> None:
+    """Until so many steps have their results."""
+    while len(attempts(runs)) < count:
+        assert process.poll() is None, "it ended before it could be interrupted"
+        time.sleep(0.02)
+
+
+@pytest.mark.proof
+@pytest.mark.timeout(1500)
+def test_killed_and_run_again_gives_the_same_results(
+    everything: tuple[Path, str], moon: Moon, environment: dict[str, str], tmp_path: Path
+) -> None:
+    """SIGKILL to the launcher and its worker at once, three times, in the midst of steps."""
+    whole, _ = everything
+    for count in (4, 31, 90):
+        process = begin(environment, tmp_path, "all", "--preset", "smoke")
+        wait_for(tmp_path / "runs", count, process)
+        time.sleep(0.2)
+        for pid in reversed(family(process.pid)):
+            os.kill(pid, signal.SIGKILL)
+        process.communicate()
+        assert process.returncode == -signal.SIGKILL
+    done = moon("run", "all", "--preset", "smoke", "--workers", 1, cwd=tmp_path, timeout=900)
+    assert done.returncode == 0, done.stderr + done.stdout
+    for question in QUESTIONS:
+        assert results(tmp_path / "runs", question).equals(results(whole, question)), question
+
+
+@pytest.mark.proof
+@pytest.mark.timeout(600)
+def test_interrupted_by_hand_it_says_so_and_goes_on_later(
+    told: dict[str, Any], moon: Moon, asked: tuple, environment: dict[str, str], tmp_path: Path
+) -> None:
+    process = begin(environment, tmp_path, *asked)
+    wait_for(tmp_path / "runs", 2, process)
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert errors == "moon: stopped; run it again to finish what is left\n"
+    assert len(attempts(tmp_path / "runs")) < 7
+    done = moon("run", *asked, "--workers", 1, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert results(tmp_path / "runs", "longer").equals(results(told["runs"], "longer"))
