@@ -89,7 +89,9 @@ class CtrModel(nnx.Module):
         real_BxL = history_BxL >= 0
         target_BxW = self.ids(target_B)
         parts = [target_BxW, self.interest(target_BxW, history_BxL, action_BxL, real_BxL)]
-        if target_BxD is not None and similarity_BxL is not None:
+        if self.config.content:
+            if target_BxD is None or similarity_BxL is None:
+                raise ValueError("this model reads representations: give target_BxD and similarity_BxL")
             parts += [self.project(target_BxD), self.sim_tier(similarity_BxL, real_BxL)]
         x = jnp.concatenate(parts, axis=1)
         for layer in self.layers:
