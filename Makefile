@@ -1,9 +1,9 @@
-# Two commands: `make demo` (the main job) and `make test`. `make proof` is for what takes longer.
+# Two commands: `make demo` (the main job) and `make test`. `make proof` is for what takes longer, `make evidence` for what takes longest.
 PYTHON ?= python3
 BIN := .venv/bin
 ROOM := analysis experiments moon_jax sweeps tests
 
-.PHONY: demo test proof lint types fast notebook clean
+.PHONY: demo test proof evidence lint types fast notebook clean
 
 demo: .venv/app
 	$(BIN)/moon run all --preset demo --out runs
@@ -40,6 +40,9 @@ proof: .venv/dev
 .venv/dev: .venv/app
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
 	@touch $@
+
+evidence: .venv/dev
+	$(BIN)/python -m pytest -m evidence --timeout 3000 --durations 10
 
 clean:
 	rm -rf .venv runs build *.egg-info .pytest_cache .hypothesis .mypy_cache .ruff_cache

@@ -1,4 +1,4 @@
-"""The questions find what was planted: at preset demo, on worlds whose answer is known (slow: `make proof`)."""
+"""The questions find what was planted: at preset demo, on worlds whose answer is known (slow: `make evidence`)."""
 
 import json
 import os
@@ -9,7 +9,7 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-pytestmark = pytest.mark.proof
+pytestmark = pytest.mark.evidence
 
 
 def moon(*arguments: str) -> str:

@@ -19,7 +19,7 @@ import pytest
 
 import analysis
 from experiments import cli
-from experiments.question import QUESTIONS
+from experiments.question import ALL as QUESTIONS
 from moon_jax.data.contract import Dataset
 from moon_jax.weights import load_encoder
 
@@ -406,7 +406,7 @@ def wait_for(runs: Path, count: int, process: subprocess.Popen[str]) -> None:
         time.sleep(0.02)
 
 
-@pytest.mark.proof
+@pytest.mark.evidence
 @pytest.mark.timeout(1500)
 def test_killed_and_run_again_gives_the_same_results(
     everything: tuple[Path, str], moon: Moon, environment: dict[str, str], tmp_path: Path

@@ -11,7 +11,7 @@ import pytest
 from moon_jax.data.contract import open_dataset
 
 Moon = Callable[..., subprocess.CompletedProcess[str]]
-pytestmark = [pytest.mark.real_data, pytest.mark.proof, pytest.mark.timeout(1500)]
+pytestmark = [pytest.mark.real_data, pytest.mark.evidence, pytest.mark.timeout(1500)]
 
 
 def ran(moon: Moon, *arguments: object, home: Path) -> str:
