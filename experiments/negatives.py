@@ -11,7 +11,7 @@ from analysis.figures import scaling_figure
 from experiments import steps
 from experiments.question import Reading
 from experiments.reading import about_learning_rate, floors_of, holdout_sentence, law_sentence, measured, primary_search
-from experiments.recipes import mixture_of, recipe_for, searches_of
+from experiments.recipes import measured_search, recipe_for
 from sweeps import Cell
 
 if TYPE_CHECKING:
@@ -23,17 +23,17 @@ if TYPE_CHECKING:
 def cells(preset: str, data: "Dataset") -> list[Cell]:
     """candidates x seed, an lr axis at both ends; tokens, batch and steps stay."""
     data.path("pairs")
-    recipe, searches = recipe_for(preset, data), searches_of(data)
+    recipe, search = recipe_for(preset, data), measured_search(data)
     points = [(count, seed, 1.0) for count in recipe.negatives for seed in recipe.seeds]
     ends = (recipe.negatives[0], recipe.negatives[-1])
     points += [(count, recipe.seeds[0], lr) for count in ends for lr in recipe.lr_axis if lr != 1.0]
     out = []
     for count, seed, lr in sorted(points):
         run = steps.posttrain(
-            data, recipe, forms=mixture_of(data), tokens=recipe.negatives_tokens, seed=seed, lr=lr, num_negatives=count
+            data, recipe, forms=(search,), tokens=recipe.negatives_tokens, seed=seed, lr=lr, num_negatives=count
         )
-        named = {"posttrain": run, "embed": steps.embed(data, recipe, run, searches, searches[0].item)}
-        if searches[0].search == "image":
+        named = {"posttrain": run, "embed": steps.embed(data, recipe, run, (search,), search.item)}
+        if search.search == "image":
             named["floors"] = steps.floors(data, recipe)
         out.append(Cell({"negatives": count, "seed": seed, "lr": lr, "run": run.name}, named))
     return out
@@ -47,7 +47,7 @@ def read(results: "pl.DataFrame") -> Reading:
     runs = results.filter(pl.col("lr") == 1.0)
     # Seeds meet slightly different duplicates: their mean makes them replicates of one x.
     runs = runs.with_columns(pl.col("realised_negatives").mean().over("negatives"))
-    weak, edges = about_learning_rate(results, "negatives", f"valid_{search}_recall@10")
+    rates, weak, edges = about_learning_rate(results, "negatives", search)
     runs = runs.with_columns(lr_at_edge=pl.col("negatives").is_in(edges))
     reading = Reading(answer=[], weak=weak)
     for metric, transform in measured(search):
@@ -65,6 +65,7 @@ def read(results: "pl.DataFrame") -> Reading:
             xlabel="realised negatives per query",
             ylabel=metric,
         )
+    reading.answer += rates
     columns = ["negatives", "seed", "lr", "realised_negatives", "tokens", "passes", f"{search}_recall@10"]
     columns += [f"{search}_hit@10", f"{search}_entropy", "temperature", "posttrain_flops", "status"]
     reading.tables["runs"] = results.select([c for c in columns if c in results.columns]).sort(

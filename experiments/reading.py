@@ -48,35 +48,42 @@ def holdout_sentence(fit: Any, metric: str) -> str:
     return f"{start}: predicted {first['predicted']:.4f} {interval}, observed {seen}; {verdict}."
 
 
-def about_learning_rate(results: "pl.DataFrame", axis: str, valid: str) -> tuple[list[str], list[int]]:
-    """What the lr axis says at both ends, judged on the valid split.
+def about_learning_rate(results: "pl.DataFrame", axis: str, search: str) -> tuple[list[str], list[str], list[int]]:
+    """Which rate the lr axis chooses at both ends, by the recall of the valid split and the first seed.
+
+    The recipe's rate (x1) is kept unless another one is better by two standard errors of a difference.
 
     Returns:
-        A sentence for each end where another rate is better, and the ends whose best rate is the axis's edge.
+        (a sentence for each end, weak points, the ends whose better rate is the axis's edge).
     """
     import polars as pl
 
-    out, edges = [], []
+    chosen, weak, edges = [], [], []
+    valid = f"valid_{search}_recall@10"
     done = results.filter(pl.col("status") == "done")
     for end, name in ((number(done[axis].min()), "smallest"), (number(done[axis].max()), "largest")):
-        at = done.filter((pl.col(axis) == end) & (pl.col("seed") == done["seed"].min()))
-        if at["lr"].n_unique() < 2:
+        at = done.filter((pl.col(axis) == end) & (pl.col("seed") == done["seed"].min())).sort("lr")
+        rates = dict(zip(at["lr"], at[valid], strict=True))
+        if len(rates) < 2 or 1.0 not in rates:
             continue
-        best = at.sort(valid, descending=True).row(0, named=True)
-        lrs = sorted(at["lr"].to_list())
-        fitted = at.filter(pl.col("lr") == 1.0)[valid]
-        if fitted.is_empty() or best[valid] <= fitted[0]:
-            continue
-        base = fitted[0]
-        edge = ""
-        if best["lr"] in (lrs[0], lrs[-1]):
-            edge = " (the edge of the axis: the best may lie beyond)"
-            edges.append(int(end))
-        out.append(
-            f"Learning rate at the {name} {axis} ({end:,.0f}): {valid} prefers x{best['lr']:.2g}{edge}, {best[valid]:.4f} "
-            f"against {base:.4f} at the rate that the fit uses; the slope carries this."
+        error = math.sqrt(
+            sum(r * (1 - r) for r in (rates[1.0], max(rates.values()))) / at[f"valid_{search}_queries"][0]
         )
-    return out, edges
+        best = max(rates, key=lambda lr: rates[lr])
+        seen = ", ".join(f"x{lr:.2g} {recall:.4f}" for lr, recall in rates.items())
+        kept = rates[best] - rates[1.0] <= 2 * error
+        chosen.append(
+            f"Learning rate at the {name} {axis} ({end:,.0f}), {valid}: {seen} (SE of a difference {error:.4f}): "
+            + ("x1 stands." if kept else f"x{best:.2g} would be better.")
+        )
+        if kept:
+            continue
+        weak.append(
+            f"the fit uses learning rate x1 where x{best:.2g} is better at the {name} {axis}: the slope carries it"
+        )
+        if best in (min(rates), max(rates)):
+            edges.append(int(end))
+    return chosen, weak, edges
 
 
 def floors_of(results: "pl.DataFrame", metric: str) -> dict[str, float]:
@@ -96,7 +103,11 @@ def floors_of(results: "pl.DataFrame", metric: str) -> dict[str, float]:
 
 
 def clears(results: "pl.DataFrame", search: str) -> list[str]:
-    """How far the largest budget stands above the untrained encoder, and on which side of the pixel floors."""
+    """How far the largest budget stands above the untrained encoder, and on which side of the pixel floors.
+
+    Against pixels the same queries are compared (paired); against the untrained encoder and chance they are not, which
+    makes the standard error too large if anything.
+    """
     import polars as pl
 
     metric = f"{search}_hit@10"
@@ -104,10 +115,12 @@ def clears(results: "pl.DataFrame", search: str) -> list[str]:
     largest = done.filter(pl.col("budget") == done["budget"].max())
     queries = int(largest[f"{search}_queries"][0])
     best = number(largest[metric].mean())
-    floors = floors_of(done, metric)
     out = []
-    for name, floor in floors.items():
+    for name, floor in floors_of(done, metric).items():
+        column = {"pixels": "hit_over_pixel", "pixels + colour": "hit_over_pixel_colour"}.get(name)
         error = math.sqrt((best * (1 - best) + floor * (1 - floor)) / queries)
+        if column in largest.columns:
+            error = number(largest[f"{column}_se"].mean())  # seeds share the queries: their mean has no smaller error
         side = "above" if best > floor else "below"
         distance = abs(best - floor) / max(error, 1e-12)
         out.append(
@@ -119,8 +132,12 @@ def clears(results: "pl.DataFrame", search: str) -> list[str]:
 
 
 def throughput_sentence(results: "pl.DataFrame", stage: str, unit: str) -> str:
-    """Median throughput of a worker and its share of the matmul peak that the same worker measured."""
+    """Median throughput of a worker, its share of the matmul peak that the same worker measured, and its memory."""
     rate, share = (
         number(results[f"{stage}_{name}"].median()) for name in (f"{unit}_per_second", "share_of_matmul_peak")
     )
-    return f"Throughput: {rate:,.0f} {unit}/s a worker (median), {share:.0%} of its own measured float32 matmul peak."
+    memory = number(results["peak_memory"].max()) / 2**30
+    return (
+        f"Throughput: {rate:,.0f} {unit}/s a worker (median), {share:.0%} of its own measured float32 matmul peak; a "
+        f"worker held at most {memory:.2f} GiB, mapped files included."
+    )

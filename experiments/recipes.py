@@ -67,13 +67,13 @@ _RENDERED = Recipe(
     text_length=12,
     batch=64,
     lr=2e-3,
-    budgets=(20_000, 60_000, 150_000, 300_000, 600_000),
+    budgets=(30_000, 60_000, 120_000, 240_000, 480_000),
     seeds=(0, 1),
     negatives=(1, 3, 7, 21, 63),
-    negatives_tokens=150_000,
+    negatives_tokens=120_000,
     lengths=(1, 4, 16, 64, 128),
     examples=60_000,
-    version_budgets=(20_000, 150_000, 300_000, 600_000),
+    version_budgets=(30_000, 120_000, 240_000, 480_000),
     ctr_length=64,
 )
 _PHOTOS = replace(
@@ -167,6 +167,12 @@ def searches_of(dataset: Dataset) -> tuple[Form, ...]:
     if not forms:
         raise DataError(f'{dataset.folder}/dataset.json: no search form; say e.g. "forms": {{"image": "image->image"}}')
     return forms
+
+
+def measured_search(dataset: Dataset) -> Form:
+    """What the token and negatives questions train and measure: the first search; one by photo with photos alone."""
+    first = searches_of(dataset)[0]
+    return first.restricted(("image",)) or first if first.search == "image" else first
 
 
 def mixture_of(dataset: Dataset) -> tuple[Form, ...]:

@@ -28,6 +28,7 @@ UNITS = {
     "text_entropy": "nats, over 256 fixed candidates",
     "item_entropy": "nats, over 256 fixed candidates",
     "log_loss": "nats",
+    "peak_memory": "bytes, largest resident set of the worker so far, mapped files included",
 }
 
 

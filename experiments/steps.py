@@ -9,12 +9,12 @@ from moon_jax.models.encoder import EncoderConfig
 from moon_jax.stages.application import ApplicationConfig
 from moon_jax.stages.compare import CompareConfig
 from moon_jax.stages.embed import EmbedConfig
-from moon_jax.stages.floors import FloorsConfig
+from moon_jax.stages.floors import ClearanceConfig, FloorsConfig
 from moon_jax.stages.posttrain import PosttrainConfig
 from moon_jax.stages.prepare import PrepareConfig
 from sweeps import DataFile, Step
 
-VERSIONS = {"prepare": 1, "floors": 1, "posttrain": 1, "embed": 1, "application": 1, "compare": 1}
+VERSIONS = {"prepare": 1, "floors": 2, "posttrain": 1, "embed": 2, "application": 1, "compare": 1, "clearance": 1}
 
 
 def _step(stage: str, config: object, *, files: dict[str, DataFile] | None = None, **needs: Step) -> Step:
@@ -32,6 +32,12 @@ def prepare(dataset: Dataset, recipe: Recipe) -> Step:
 
 def floors(dataset: Dataset, recipe: Recipe) -> Step:
     return _step("floors", FloorsConfig(), prepare=prepare(dataset, recipe))
+
+
+def clearance(dataset: Dataset, recipe: Recipe, embedded: Step) -> Step:
+    """How far an embed step's image search stands above the floors, paired over queries."""
+    needs = {"embed": embedded, "floors": floors(dataset, recipe)}
+    return Step("moon_jax.stages.floors:clearance", VERSIONS["clearance"], ClearanceConfig(), needs=needs)
 
 
 def encoder(recipe: Recipe) -> EncoderConfig:
@@ -57,6 +63,8 @@ def posttrain(
     num_negatives: int | None = None,
 ) -> Step:
     """A post-training run; `lr` multiplies the recipe's rate. 0 tokens is the untrained encoder."""
+    if num_negatives == recipe.batch - 1:
+        num_negatives = None  # all there are: the same run as that of other questions
     if recipe.own_weight and "image" in forms[0].query and "image" in forms[0].item:
         forms = (*forms, replace(forms[0], search=OWN, weight=recipe.own_weight))
     config = PosttrainConfig(

@@ -21,7 +21,7 @@ from experiments.reading import (
     primary_search,
     throughput_sentence,
 )
-from experiments.recipes import mixture_of, recipe_for, searches_of
+from experiments.recipes import measured_search, recipe_for
 from sweeps import Cell
 
 if TYPE_CHECKING:
@@ -33,19 +33,19 @@ if TYPE_CHECKING:
 def cells(preset: str, data: "Dataset") -> list[Cell]:
     """budget x seed, an lr axis at both ends, and the untrained encoder."""
     data.path("pairs")
-    recipe, searches = recipe_for(preset, data), searches_of(data)
+    recipe, search = recipe_for(preset, data), measured_search(data)
     points = [(budget, seed, 1.0) for budget in recipe.budgets for seed in recipe.seeds]
     ends = (recipe.budgets[0], recipe.budgets[-1])
     points += [(budget, recipe.seeds[0], lr) for budget in ends for lr in recipe.lr_axis if lr != 1.0]
     points += [(0, seed, 1.0) for seed in recipe.seeds]
     out = []
     for budget, seed, lr in sorted(points):
-        run = steps.posttrain(data, recipe, forms=mixture_of(data), tokens=budget, seed=seed, lr=lr)
-        measured = steps.embed(data, recipe, run, searches, searches[0].item)
+        run = steps.posttrain(data, recipe, forms=(search,), tokens=budget, seed=seed, lr=lr)
+        embedded = steps.embed(data, recipe, run, (search,), search.item)
         coordinates = {"budget": budget, "seed": seed, "lr": lr, "run": run.name}
-        named = {"posttrain": run, "embed": measured}
-        if searches[0].search == "image":
-            named["floors"] = steps.floors(data, recipe)
+        named = {"posttrain": run, "embed": embedded}
+        if search.search == "image":
+            named |= {"floors": steps.floors(data, recipe), "clearance": steps.clearance(data, recipe, embedded)}
         out.append(Cell(coordinates, named))
     return out
 
@@ -59,7 +59,7 @@ def read(results: "pl.DataFrame") -> Reading:
     runs = trained.filter(pl.col("lr") == 1.0)
     # Seeds realise a budget to within a fraction of a percent: their mean makes them replicates of one x.
     runs = runs.with_columns(pl.col("tokens").mean().over("budget"))
-    weak, edges = about_learning_rate(trained, "budget", f"valid_{search}_recall@10")
+    rates, weak, edges = about_learning_rate(trained, "budget", search)
     runs = runs.with_columns(lr_at_edge=pl.col("budget").is_in(edges))
     floors = floors_of(results, f"{search}_recall@10")
     reading = Reading(answer=[], weak=weak)
@@ -78,7 +78,7 @@ def read(results: "pl.DataFrame") -> Reading:
                     xlabel="post-training tokens",
                     ylabel=metric,
                 )
-    reading.answer += clears(results, search)
+    reading.answer += [*clears(results, search), *rates]
     reading.answer.append(throughput_sentence(trained, "posttrain", "tokens"))
     columns = ["budget", "seed", "lr", "tokens", "passes", f"{search}_recall@1", f"{search}_recall@10"]
     columns += [f"{search}_hit@10", f"{search}_recall@10_no_twins", f"{search}_hit@10_no_twins", f"{search}_entropy"]

@@ -1,6 +1,7 @@
 """Where a result comes from: versions, device, commit. Recorded beside it, and no part of its identity."""
 
 import platform
+import resource
 import subprocess
 import sys
 from functools import cache, lru_cache
@@ -9,7 +10,7 @@ from typing import Any
 
 
 def provenance(function: str) -> dict[str, Any]:
-    """What the step function ran on: {"python", "versions", "device", "commit"}.
+    """What the step function ran on: {"python", "versions", "device", "commit", "peak_memory"}.
 
     Call it after the step, when all is loaded.
     """
@@ -20,7 +21,16 @@ def provenance(function: str) -> dict[str, Any]:
         "versions": _loaded_versions(),
         "device": _device(),
         "commit": _commit(str(Path(source).parent)) if source else None,
+        "peak_memory": _peak_memory(),
     }
+
+
+def _peak_memory() -> int:
+    """Bytes of the largest resident set that this process ever had: an upper bound for the step; pages of
+    memory-mapped files count, though other processes share them.
+    """
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
 def _loaded_versions() -> dict[str, str]:

@@ -52,7 +52,7 @@ def _merge(row: dict[str, Any], given_by: dict[str, str], metrics: dict[str, Any
         row[name], given_by[name] = value, key
 
 
-def _provenance(results: list[dict[str, Any]]) -> dict[str, str | None]:
+def _provenance(results: list[dict[str, Any]]) -> dict[str, str | int | None]:
     """One string each; where the steps of a cell differ, all that occurred, so that a mixture is seen."""
     versions: dict[str, set[str]] = {}
     for result in results:
@@ -64,6 +64,7 @@ def _provenance(results: list[dict[str, Any]]) -> dict[str, str | None]:
         "versions": ", ".join(listed) or None,
         "device": _joined(results, "device"),
         "commit": _joined(results, "commit"),
+        "peak_memory": max((result["provenance"].get("peak_memory", 0) for result in results), default=0) or None,
     }
 
 

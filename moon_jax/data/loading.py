@@ -12,6 +12,7 @@ from typing import Any
 import grain
 import numpy as np
 
+from moon_jax.data.contract import DataError
 from moon_jax.data.forms import OWN, SEARCHES, Form
 
 Array = np.ndarray
@@ -89,7 +90,7 @@ class Prepared:
         """(mean training tokens of a pair, number of pairs): ViT patches + non-padding text tokens, both sides."""
         pairs = self.pairs_of(form.search, split)
         if not len(pairs):
-            raise ValueError(f"the data has no {split} pairs for {form.search} search")
+            raise DataError(f"the data has no {split} pairs for {form.search} search")
         tokens = patches * (("image" in form.query) + ("image" in form.item))
         query, item = (tuple(m for m in side if m == "text") for side in (form.query, form.item))
         batch = self.gather(Form(form.search, query, item), pairs)
@@ -106,7 +107,7 @@ def training_batches(prepared: Prepared, forms: tuple[Form, ...], batch: int, se
     for index, form in enumerate(forms):
         pairs = prepared.pairs_of(form.search, "train")
         if len(pairs) < batch:
-            raise ValueError(f"{len(pairs)} training pairs for {form.search} search are fewer than a batch of {batch}")
+            raise DataError(f"{len(pairs)} training pairs for {form.search} search are fewer than a batch of {batch}")
         rows = grain.MapDataset.source(pairs).seed(1000 * seed + index).shuffle().repeat()
         parts.append(rows.batch(batch, drop_remainder=True).map(_Gather(prepared, form)))
     mixed = parts[0] if len(parts) == 1 else grain.MapDataset.mix(parts, weights=[form.weight for form in forms])

@@ -1,4 +1,4 @@
-"""AUC, GAUC and log loss on whole arrays, in float64."""
+"""AUC, GAUC, NDCG and log loss on whole arrays, in float64."""
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -70,6 +70,50 @@ def gauc(labels: ArrayLike, scores: ArrayLike, groups: ArrayLike) -> tuple[float
     if not kept_G.any():
         return float("nan"), int(auc_G.size)
     return float(np.average(auc_G[kept_G], weights=size_G[kept_G])), int((~kept_G).sum())
+
+
+def ndcg_at_k(grades: ArrayLike, scores: ArrayLike, groups: ArrayLike, k: int) -> tuple[float, int]:
+    """Mean over groups (queries) of DCG@k / ideal DCG@k: gain = grade, discount = log2(1 + rank).
+
+    Items of equal score share their mean gain, as in scikit-learn's `ndcg_score` (Jarvelin & Kekalainen 2002; ties
+    after McSherry & Najork 2008).
+
+    Args:
+        grades: finite, >= 0, length N.
+        scores: finite, length N; any scale.
+        groups: the query of each row, length N.
+        k: how deep, at least 1.
+
+    Returns:
+        (value, number of groups left out because nothing in them is relevant); nan if all are left out.
+    """
+    grades_N, scores_N, groups_N = np.asarray(grades, np.float64), np.asarray(scores, np.float64), np.asarray(groups)
+    if not grades_N.ndim == scores_N.ndim == groups_N.ndim == 1 or not grades_N.size == scores_N.size == groups_N.size:
+        raise ValueError(
+            f"grades {grades_N.shape}, scores {scores_N.shape}, groups {groups_N.shape}: three vectors of one length"
+        )
+    if not np.isfinite(scores_N).all() or not np.isfinite(grades_N).all() or (grades_N < 0).any():
+        raise ValueError("grades and scores must be finite, and no grade below 0")
+    if k < 1:
+        raise ValueError(f"k = {k}: at least 1")
+    _, group_N, size_G = np.unique(groups_N, return_inverse=True, return_counts=True)
+    rank_N = np.arange(grades_N.size) - np.repeat(np.cumsum(size_G) - size_G, size_G)
+    discount_N = np.where(rank_N < k, 1 / np.log2(rank_N + 2.0), 0.0)
+    by_group_N = np.sort(group_N)
+
+    def dcg(order_N: Array, by_N: Array) -> Array:
+        new_N = np.ones(by_N.size, bool)
+        new_N[1:] = (by_group_N[1:] != by_group_N[:-1]) | (np.diff(by_N[order_N]) != 0)
+        tie_N = np.cumsum(new_N) - 1
+        gain_N = (np.bincount(tie_N, grades_N[order_N]) / np.bincount(tie_N))[tie_N] if by_N.size else by_N
+        return np.bincount(by_group_N, gain_N * discount_N, size_G.size)
+
+    found_G = dcg(np.lexsort((-scores_N, group_N)), scores_N)
+    ideal_G = dcg(np.lexsort((-grades_N, group_N)), grades_N)
+    kept_G = ideal_G > 0
+    if not kept_G.any():
+        return float("nan"), int(size_G.size)
+    return float(np.mean(found_G[kept_G] / ideal_G[kept_G])), int((~kept_G).sum())
 
 
 def log_loss(labels: ArrayLike, probabilities: ArrayLike) -> float:

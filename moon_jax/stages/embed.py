@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from moon_jax.data.contract import DataError
 from moon_jax.data.forms import Form
 from moon_jax.data.loading import Prepared
 from moon_jax.metrics import contrastive_entropy, hit_rate_at_k, recall_at_k, top_k
@@ -44,11 +45,12 @@ def embed(
     folder: Path,
     report: Callable[..., None],
 ) -> dict[str, Any]:
-    """Step function: encoder + prepared arrays -> `items.npy` (float16 N x D, in item row order) and search metrics.
+    """Step function: encoder + prepared arrays -> `items.npy` (float16 N x D, in item row order), `image_hits.npy`
+    (bool, which test queries of image search found a relevant item in the top 10) and search metrics.
 
-    Metrics, for each search s: `s_recall@K`, `s_hit@K`, `s_entropy` on the test split, `valid_s_recall@10`, and the
-    number of queries; `gallery` is the number of items searched. Image search is read a second time, `_no_twins`, without
-    the queries whose photo has a near-identical twin in the gallery.
+    Metrics, for each search s: `s_recall@K`, `s_hit@K`, `s_entropy` and `s_queries` (how many) on the test split,
+    `valid_s_recall@10`, `valid_s_entropy` and `valid_s_queries`; `gallery` is the number of items searched. Image search
+    is read a second time, `_no_twins`, without the queries whose photo has a near-identical twin in the gallery.
     """
     prepared = Prepared(inputs["prepare"])
     encoder_config, graph, params, temperature = load_encoder(inputs["posttrain"])
@@ -70,10 +72,12 @@ def embed(
             measured = search.measure(vectors_QxD, gallery(form.item), temperature, config.seed)
             if split == "test" and form.search == "image":
                 measured |= search.without_twins(prepared, vectors_QxD, gallery(form.item))
+                np.save(folder / "image_hits.npy", search.hits(vectors_QxD, gallery(form.item)))
             if split == "test":
                 metrics |= {f"{form.search}_{name}": value for name, value in measured.items()}
             else:
-                metrics[f"valid_{form.search}_recall@10"] = measured["recall@10"]
+                kept = ("recall@10", "entropy", "queries")
+                metrics |= {f"valid_{form.search}_{name}": measured[name] for name in kept}
     np.save(folder / "items.npy", gallery(config.item).astype(np.float16))
     return metrics
 
@@ -90,7 +94,7 @@ class Search:
     def of(cls, prepared: Prepared, form: Form, split: str) -> "Search":
         pairs = prepared.pairs_of(form.search, split)
         if not len(pairs):
-            raise ValueError(f"the data has no {split} pairs for {form.search} search")
+            raise DataError(f"the data has no {split} pairs for {form.search} search")
         pairs = pairs[np.argsort(pairs[:, 0], kind="stable")]
         queries_Q, starts = np.unique(pairs[:, 0], return_index=True)
         return cls(queries_Q, np.split(pairs[:, 1], starts[1:]), np.asarray(prepared.query_item[queries_Q]))
@@ -113,6 +117,11 @@ class Search:
             candidates = self.candidates(gallery_NxD.shape[0], seed)
             metrics["entropy"] = contrastive_entropy(queries_QxD, gallery_NxD, positive_Q, candidates, temperature)
         return metrics
+
+    def hits(self, queries_QxD: Array, gallery_NxD: Array, k: int = 10) -> Array:
+        """bool Q: whether a relevant row stands in the query's top k."""
+        top = top_k(queries_QxD, gallery_NxD, min(k, gallery_NxD.shape[0] - 1), exclude_Q=self.own_Q)
+        return np.array([np.isin(found, rows).any() for found, rows in zip(top, self.relevant, strict=True)])
 
     def without_twins(self, prepared: Prepared, queries_QxD: Array, gallery_NxD: Array) -> dict[str, Any]:
         """recall and hit rate at 10 over the queries without a near-identical twin, and the share that has one."""

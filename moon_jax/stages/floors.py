@@ -28,7 +28,9 @@ def floors(
     folder: Path,
     report: Callable[..., None],
 ) -> dict[str, Any]:
-    """Step function: prepared arrays -> `chance_*`, `pixel_*`, `pixel_colour_*` of image recall and hit rate."""
+    """Step function: prepared arrays -> `chance_*`, `pixel_*`, `pixel_colour_*` of image recall and hit rate, and which
+    queries were hit at 10 (`pixel_hits.npy`, `pixel_colour_hits.npy`, bool Q).
+    """
     prepared = Prepared(inputs["prepare"])
     form = parse_form("image", "image->image")
     search = Search.of(prepared, form, "test")
@@ -44,6 +46,8 @@ def floors(
         "pixel": search.measure(query_thumbs, item_thumbs, None, 0),
         "pixel_colour": search.measure(query_both, item_both, None, 0),
     }
+    np.save(folder / "pixel_hits.npy", search.hits(query_thumbs, item_thumbs))
+    np.save(folder / "pixel_colour_hits.npy", search.hits(query_both, item_both))
     metrics = {
         f"{floor}_image_{name}": value
         for floor, values in measured.items()
@@ -51,6 +55,33 @@ def floors(
         if name != "queries"
     }
     return metrics | chance(search, prepared.item_ids.size)
+
+
+@dataclass(frozen=True)
+class ClearanceConfig:
+    """Nothing to choose: hit@10 of image search on the test split."""
+
+
+def clearance(
+    config: ClearanceConfig,
+    *,
+    files: Mapping[str, Path],
+    inputs: Mapping[str, Path],
+    folder: Path,
+    report: Callable[..., None],
+) -> dict[str, float]:
+    """Step function: how far an encoder stands above the floors, paired over the same queries.
+
+    Returns `hit_over_pixel`, `hit_over_pixel_colour` (difference of hit@10) and each `_se`, the standard error of a mean
+    of paired differences over queries.
+    """
+    ours_Q = np.load(inputs["embed"] / "image_hits.npy").astype(np.float64)
+    out = {}
+    for floor in ("pixel", "pixel_colour"):
+        difference_Q = ours_Q - np.load(inputs["floors"] / f"{floor}_hits.npy")
+        out[f"hit_over_{floor}"] = float(difference_Q.mean())
+        out[f"hit_over_{floor}_se"] = float(difference_Q.std(ddof=1) / np.sqrt(difference_Q.size))
+    return out
 
 
 def chance(search: Search, items: int) -> dict[str, float]:

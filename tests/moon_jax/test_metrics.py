@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from moon_jax.metrics import auc, contrastive_entropy, gauc, hit_rate_at_k, log_loss, recall_at_k, top_k
+from moon_jax.metrics import auc, contrastive_entropy, gauc, hit_rate_at_k, log_loss, ndcg_at_k, recall_at_k, top_k
 from moon_jax.metrics.paired import paired_gauc
 
 
@@ -50,6 +50,32 @@ def test_auc_and_gauc_equal_the_references(case: tuple[np.ndarray, np.ndarray, n
     expected, expected_left_out = reference_gauc(labels, scores, users)
     assert left_out == expected_left_out
     assert value == pytest.approx(expected, abs=1e-12, nan_ok=True)
+
+
+@settings(max_examples=200, deadline=None)
+@given(impressions(), st.integers(1, 15))
+def test_ndcg_equals_the_reference(case: tuple[np.ndarray, np.ndarray, np.ndarray], k: int) -> None:
+    from sklearn.metrics import ndcg_score
+
+    labels, scores, queries = case
+    grades = labels * (1 + np.arange(labels.size) % 3)
+    kept, left_out = [], 0
+    for query in np.unique(queries):
+        mine = queries == query
+        if not grades[mine].any():
+            left_out += 1
+        else:
+            kept.append(1.0 if mine.sum() == 1 else ndcg_score([grades[mine]], [scores[mine]], k=k))
+    value, found_left_out = ndcg_at_k(grades, scores, queries, k)
+    assert found_left_out == left_out
+    assert value == pytest.approx(np.mean(kept) if kept else np.nan, abs=1e-12, nan_ok=True)
+
+
+def test_ndcg_refuses_negative_grades_and_depth_zero() -> None:
+    with pytest.raises(ValueError, match="no grade below 0"):
+        ndcg_at_k([1.0, -1.0], [0.1, 0.2], [0, 0], 5)
+    with pytest.raises(ValueError, match="at least 1"):
+        ndcg_at_k([1.0, 0.0], [0.1, 0.2], [0, 0], 0)
 
 
 def test_gauc_on_a_large_array_with_ties_and_one_class_users() -> None:
