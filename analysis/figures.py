@@ -110,7 +110,7 @@ def draw_fit(
     inside = grid <= used_x.max()
     mean = fit.predict(grid)
     band, new_run = fit.band(grid, fit.level), fit.predict(grid, interval=fit.level)
-    show = (lambda values: 1 - values) if flip else (lambda values: values)
+    show = (lambda values: np.clip(1 - values, 0.0, None)) if flip else (lambda values: values)
     if len(fit.draws):
         ax.fill_between(
             grid, show(new_run.low), show(new_run.high), color=BLUE, alpha=0.10, lw=0, zorder=1,
@@ -127,11 +127,21 @@ def draw_fit(
     if log_y:
         ax.set_yscale("log")
         plain_log_ticks(ax)
+    else:
+        ax.set_ylim(_view(y, show(new_run.low), show(new_run.high)))
     ax.set_xlim(grid[0], grid[-1])
     count_ticks(ax)
     frame(ax, xlabel or fit.x[0], ylabel or (fit.y if flip else fit.y_label))
     if legend:
         ax.legend(fontsize=8, frameon=False, loc="best")
+
+
+def _view(y: np.ndarray, low: np.ndarray, high: np.ndarray) -> tuple[float, float]:
+    """Limits that show every run and the interval of a new one, but at most one span of the runs beyond them."""
+    span = np.ptp(y) or abs(y[0]) or 1.0
+    ends = [np.concatenate([edge[np.isfinite(edge)], y]) for edge in (np.minimum(low, high), np.maximum(low, high))]
+    bottom, top = max(ends[0].min(), y.min() - span), min(ends[1].max(), y.max() + span)
+    return bottom - 0.04 * (top - bottom), top + 0.04 * (top - bottom)
 
 
 def _points(fit: Fit, table: pl.DataFrame | None) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
@@ -191,9 +201,10 @@ def line_figure(
     ylabel: str | None = None,
     log_x: bool = True,
 ) -> Figure:
-    """A metric against an axis, one line for each value of `series`: mean over rows and its 95 % t interval.
+    """A metric against an axis, one line for each value of `series`: every row, the means and their 95 % t interval.
 
-    Where an x has a single row there is a marker without interval. reference: name -> (x, y), e.g. the Bayes-optimal
+    The spread of rows is pooled over the axis, for two seeds at one x tell little of it; without replicates there is no
+    interval. reference: name -> (x, y), e.g. the Bayes-optimal
     value at each length. With zeros on a log axis the part near zero is linear.
 
     Raises:
@@ -208,8 +219,11 @@ def line_figure(
     for k, name in enumerate(dict.fromkeys(names.tolist())):
         mine = names == name
         grid, mean, half = _means(xs[mine], ys[mine])
+        colour = SERIES[k % len(SERIES)]
+        if len(grid) < mine.sum():
+            ax.plot(xs[mine], ys[mine], ls="", marker=".", ms=4, color=colour, alpha=0.6, zorder=5)
         ax.errorbar(
-            grid, mean, yerr=np.where(np.isfinite(half), half, 0.0), color=SERIES[k % len(SERIES)],
+            grid, mean, yerr=np.where(np.isfinite(half), half, 0.0), color=colour,
             marker=MARKERS[k % len(MARKERS)], ms=5, lw=1.6, capsize=2.5, label=name, zorder=4,
         )  # fmt: skip
     for k, (name, (at, values)) in enumerate((reference or {}).items()):
@@ -231,15 +245,16 @@ def line_figure(
 
 
 def _means(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Distinct x, mean y, half width of the mean's 95 % t interval (NaN for a single row)."""
+    """Distinct x, mean y, half width of the mean's 95 % t interval with the spread pooled over all x (NaN without any)."""
     from scipy.special import stdtrit
 
-    grid = np.unique(x)
-    groups = [y[x == value] for value in grid]
-    half = [
-        stdtrit(len(g) - 1, 0.975) * g.std(ddof=1) / np.sqrt(len(g)) if len(g) > 1 else float("nan") for g in groups
-    ]
-    return grid, np.array([g.mean() for g in groups]), np.array(half)
+    grid, group, counts = np.unique(x, return_inverse=True, return_counts=True)
+    mean = np.bincount(group, y) / counts
+    freedom = int(np.sum(counts - 1))
+    if freedom == 0:
+        return grid, mean, np.full(len(grid), np.nan)
+    spread = np.sqrt(np.sum((y - mean[group]) ** 2) / freedom)
+    return grid, mean, stdtrit(freedom, 0.975) * spread / np.sqrt(counts)
 
 
 def exchange_figure(
