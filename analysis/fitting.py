@@ -204,7 +204,8 @@ def _problem(
     }:  # a floor is in units of y; other pins would not carry over
         axis_scales = np.exp(np.mean(np.log(rows.x), axis=1))
         spread = np.std(rows.y) or np.abs(rows.y).max() or 1.0
-        y_scale = float(np.exp(np.mean(np.log(rows.y))) if form.residuals == "log" else spread)
+        if form.y_scaled:
+            y_scale = float(np.exp(np.mean(np.log(rows.y))) if form.residuals == "log" else spread)
         pins = {name: value / y_scale for name, value in pin.items()}
     axes = rows.x / axis_scales[:, None]
     return Problem(form, axes, rows.y / y_scale, np.ones(len(rows.y)), objective, pins), axis_scales, y_scale
