@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -18,17 +18,30 @@ from analysis.table import TableError, done_rows, fingerprint, labels, name_rows
 if TYPE_CHECKING:
     import polars as pl
 
+TOLERANCE = 1e-13
 SAME_OPTIMUM = 1e-3  # a start has reached the optimum if its objective is within 0.1 % of the best
 
 
 @dataclass(frozen=True)
 class Rows:
-    """The columns that a fit reads, in an order that does not depend on the table's: x (axes, n), y (n,)."""
+    """The columns that a fit reads, in an order that does not depend on the table's: x (axes, n), y (n,).
+
+    `weights` (n,) have the mean 1; `evaluation` is the sd of one row that its finite number of trials alone gives it, in
+    the residual space (0 where no trials are known).
+    """
 
     x: np.ndarray
     y: np.ndarray
     cluster: tuple[str, ...]
     passes: np.ndarray
+    weights: np.ndarray
+    evaluation: float = 0.0
+
+    def pick(self, mask: np.ndarray) -> Rows:
+        kept = tuple(name for name, keep in zip(self.cluster, mask, strict=True) if keep)
+        return replace(
+            self, x=self.x[:, mask], y=self.y[mask], cluster=kept, passes=self.passes[mask], weights=self.weights[mask]
+        )
 
 
 def fit(
@@ -41,8 +54,11 @@ def fit(
     cluster: str | None = None,
     loss: Loss = "squares",
     delta: float | None = None,
+    weights: str | None = None,
+    trials: str | None = None,
     pin: Mapping[str, float] | None = None,
     holdout: Literal["largest"] | None = None,
+    bootstrap: Literal["residuals", "cases"] = "residuals",
     resamples: int = 2000,
     seed: int = 0,
 ) -> Fit:
@@ -55,9 +71,15 @@ def fit(
         law: a name in `analysis.LAWS` or a Law.
         transform: "error" fits 1 - y (for metrics with the ceiling 1), "identity" fits y.
         cluster: the column of the independent unit, e.g. "run"; without it each row is its own.
-        loss: "squares", or "huber" with `delta` in the residual space (logs, for laws with log residuals).
+        loss: "squares", "lad" (least absolute deviations), or "huber" with `delta` in the residual space (logs, for laws
+            with log residuals). A delta is a modelling choice: look at what another one gives.
+        weights: a column of row weights, in proportion to 1 / variance in the residual space.
+        trials: a column with the number of trials behind each y (test queries of a recall): rows are weighted by their
+            binomial variance, and no run is taken to be less noisy than that.
         pin: parameters held at a value, in the units of the table; recorded as such.
         holdout: "largest" fits without the largest x (of the first axis) and compares its runs with their prediction.
+        bootstrap: "residuals" keeps the design and redraws the deviations of whole clusters from the fitted law; "cases"
+            draws whole clusters with replacement, as published fits over hundreds of runs do.
         resamples: bootstrap draws behind the intervals; 0 for none.
         seed: of the resampling.
 
@@ -77,19 +99,24 @@ def fit(
     """
     form = get_law(law)
     names = (x,) if isinstance(x, str) else tuple(x)
-    options = _options(form, names, transform, cluster, loss, delta, pin, holdout, resamples, seed)
+    options = _options(
+        form, names, transform, cluster, loss, delta, weights, trials, pin, holdout, bootstrap, resamples, seed
+    )
     done, dropped = done_rows(table)
-    rows = _rows(done, names, y, cluster, transform, form)
+    rows = _rows(done, names, y, cluster, transform, form, weights, trials)
     held = rows.x[0] == rows.x[0].max() if holdout == "largest" else np.zeros(len(rows.y), bool)
-    used = Rows(rows.x[:, ~held], rows.y[~held], _pick(rows.cluster, ~held), rows.passes[~held])
+    used = rows.pick(~held)
     problem, x_scales, y_scale = _problem(form, used, Objective(loss, delta), options["pin"])
     starts = form.starts(*problem.axes, problem.y)
-    found, values = solve(problem, starts)
+    found, values = solve(problem, starts, tolerance=TOLERANCE)
     if not np.isfinite(values).any():
         raise TableError(f"{form.name}: no start led to a finite fit of {y!r} on {', '.join(names)}")
     best = int(np.argmin(values))
     _, codes = np.unique(np.array(used.cluster), return_inverse=True)
-    drawn = resample(problem, found[best], codes, resamples, seed)
+    noise = _noise(problem, found[best], y_scale, used.evaluation)
+    drawn = resample(
+        problem, found[best], codes, resamples, seed, cases=bootstrap == "cases", at_least=noise["inflate"]
+    )
 
     def rescale(params: np.ndarray) -> np.ndarray:
         natural = params if form.rescale is None else form.rescale(params, x_scales, y_scale)
@@ -98,7 +125,6 @@ def fit(
         return natural
 
     params = dict(zip(form.names, map(float, rescale(found[best].copy())), strict=True))
-    noise = _noise(problem, found[best], y_scale)
     draws = np.empty((0, len(params))) if drawn is None else rescale(drawn.params)
     noise_draws = np.empty(0) if drawn is None else noise["sd"] * drawn.noise_factor
     result = Fit(
@@ -125,14 +151,19 @@ def fit(
 
 def _options(
     form: Law, names: tuple[str, ...], transform: str, cluster: str | None, loss: str, delta: float | None,
-    pin: Mapping[str, float] | None, holdout: str | None, resamples: int, seed: int,
+    weights: str | None, trials: str | None, pin: Mapping[str, float] | None, holdout: str | None, bootstrap: str,
+    resamples: int, seed: int,
 ) -> dict[str, Any]:  # fmt: skip
     if len(names) != form.axes:
         raise TableError(f"{form.name} takes {form.axes} column(s) as x, not {len(names)}: {', '.join(names)}")
     if transform not in ("identity", "error"):
         raise TableError(f"no transform {transform!r}; transforms: identity, error")
-    if loss not in ("squares", "huber"):
-        raise TableError(f"no loss {loss!r}; losses: squares, huber")
+    if loss not in ("squares", "huber", "lad"):
+        raise TableError(f"no loss {loss!r}; losses: squares, huber, lad")
+    if bootstrap not in ("residuals", "cases"):
+        raise TableError(f"no bootstrap {bootstrap!r}; bootstraps: residuals, cases")
+    if weights and trials:
+        raise TableError("give weights or trials, not both: trials are turned into weights")
     if (loss == "huber") != (delta is not None) or (delta is not None and not delta > 0):
         raise TableError("loss 'huber' needs a delta above 0, and no other loss takes one")
     if holdout not in (None, "largest"):
@@ -144,12 +175,15 @@ def _options(
         if not np.isfinite(value) or (value < 0 and form.params[form.names.index(name)].domain != "real"):
             raise TableError(f"{form.name}: {name} cannot be pinned at {value}")
     return {
-        "cluster": cluster, "loss": loss, "delta": delta, "pin": pinned, "holdout": holdout,
-        "resamples": resamples, "seed": seed,
+        "cluster": cluster, "loss": loss, "delta": delta, "weights": weights, "trials": trials, "pin": pinned,
+        "holdout": holdout, "bootstrap": bootstrap, "resamples": resamples, "seed": seed,
     }  # fmt: skip
 
 
-def _rows(table: pl.DataFrame, names: tuple[str, ...], y: str, cluster: str | None, transform: str, form: Law) -> Rows:
+def _rows(
+    table: pl.DataFrame, names: tuple[str, ...], y: str, cluster: str | None, transform: str, form: Law,
+    weights: str | None, trials: str | None,
+) -> Rows:  # fmt: skip
     require_columns(table, [*names, y, *([cluster] if cluster else [])])
     if table.height == 0:
         raise TableError("the table has no row with a finished measurement")
@@ -173,11 +207,34 @@ def _rows(table: pl.DataFrame, names: tuple[str, ...], y: str, cluster: str | No
     order = sorted(range(table.height), key=lambda k: (*axes[:, k], values[k], names_of[k]))
     if not cluster:
         names_of = [str(k) for k in np.argsort(order)]
-    return Rows(axes[:, order], values[order], tuple(names_of[k] for k in order), passes[order])
+    relative, evaluation = _weights(table, measured, values, form, weights, trials)
+    ordered = tuple(names_of[k] for k in order)
+    return Rows(axes[:, order], values[order], ordered, passes[order], relative[order], evaluation)
 
 
-def _pick(items: tuple[str, ...], mask: np.ndarray) -> tuple[str, ...]:
-    return tuple(item for item, keep in zip(items, mask, strict=True) if keep)
+def _weights(
+    table: pl.DataFrame, measured: np.ndarray, values: np.ndarray, form: Law, weights: str | None, trials: str | None
+) -> tuple[np.ndarray, float]:
+    """Row weights with mean 1, and the sd of a row that its trials alone give it, in the residual space."""
+    column = weights or trials
+    if column is None:
+        return np.ones(len(values)), 0.0
+    given = numeric_column(table, column)
+    if np.any(given <= 0):
+        raise TableError(
+            f"column {column!r} must be above 0, it is not in {name_rows(table, np.flatnonzero(given <= 0))}"
+        )
+    if weights:
+        return given / given.mean(), 0.0
+    outside = np.flatnonzero((measured < 0) | (measured > 1))
+    if len(outside):
+        raise TableError(f"trials: y must be a share of them, in 0..1; it is not in {name_rows(table, outside)}")
+    # Of k hits in n trials, 1/2 is added to each side: a row with no hit is not known without error.
+    share = (measured * given + 0.5) / (given + 1.0)
+    variance = share * (1 - share) / given
+    if form.residuals == "log":
+        variance = variance / values**2
+    return (1 / variance) / np.mean(1 / variance), float(np.sqrt(1 / np.mean(1 / variance)))
 
 
 def _codes(rows: Rows) -> list[int]:
@@ -208,23 +265,30 @@ def _problem(
             y_scale = float(np.exp(np.mean(np.log(rows.y))) if form.residuals == "log" else spread)
         pins = {name: value / y_scale for name, value in pin.items()}
     axes = rows.x / axis_scales[:, None]
-    return Problem(form, axes, rows.y / y_scale, np.ones(len(rows.y)), objective, pins), axis_scales, y_scale
+    return Problem(form, axes, rows.y / y_scale, rows.weights, objective, pins), axis_scales, y_scale
 
 
-def _noise(problem: Problem, params: np.ndarray, y_scale: float) -> dict[str, Any]:
-    """Standard deviation of one run about the law, in the residual space and in the units of the table."""
+def _noise(problem: Problem, params: np.ndarray, y_scale: float, evaluation: float) -> dict[str, Any]:
+    """Standard deviation of one run (of weight 1) about the law, in the residual space and in the units of the table.
+
+    `inflate` is by how much the resampled noise must grow where the trials' own noise exceeds what the rows show.
+    """
     logs = problem.law.residuals == "log"
     residuals = problem.residuals(problem.inner(params[None]), problem.y[None])[0]
     freedom = len(residuals) - len(problem.free)
-    about_law = float(np.sqrt(np.sum(residuals**2) / freedom))
+    about_law = float(np.sqrt(np.sum(problem.weights * residuals**2) / freedom))
     replicates, replicate_freedom = replicate_spread(problem.axes, np.log(problem.y) if logs else problem.y)
     unit = 1.0 if logs else y_scale
     # A law that misses its points has more scatter than its seeds: a new run then falls by the larger of the two.
-    taken = max(about_law, replicates) if replicate_freedom else about_law
+    seen = max(about_law, replicates) if replicate_freedom else about_law
+    least = evaluation if logs else evaluation / y_scale
+    source = "replicates" if replicate_freedom and replicates >= about_law else "residuals"
     return {
-        "sd": taken * unit,
+        "sd": max(seen, least) * unit,
         "space": problem.law.residuals,
-        "source": "replicates" if replicate_freedom and replicates >= about_law else "residuals",
+        "source": "trials" if least > seen else source,
+        "evaluation": evaluation or None,
+        "inflate": max(least / about_law, 1.0) if about_law > 0 else 1.0,
         "about_law": about_law * unit,
         "replicates": replicates * unit if replicate_freedom else None,
         "replicate_df": replicate_freedom,
@@ -237,7 +301,7 @@ def _objective(values: np.ndarray, loss: str, delta: float | None, form: Law, y_
     unit = 1.0 if form.residuals == "log" else y_scale**2
     return {
         "value": best * unit, "loss": loss, "delta": delta, "space": form.residuals, "form": "sum over points",
-        "optimiser": "batched Levenberg-Marquardt", "tolerance": 1e-13,
+        "optimiser": "batched Levenberg-Marquardt", "tolerance": TOLERANCE,
         "starts": len(values), "share_at_optimum": float(np.mean(reached)),
     }  # fmt: skip
 

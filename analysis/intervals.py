@@ -8,7 +8,7 @@ For a linear law the percentiles are then exactly Student's t intervals, so few 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -16,6 +16,7 @@ from analysis.laws import Law
 from analysis.solver import Problem, solve
 
 FEW_CLUSTERS = 10
+DRAW_TOLERANCE = 1e-8  # of the objective: leaves parameters off by under 1 % of their standard deviation
 NOISE_REPEATS = 4  # normal scores per draw when the noise of a new run is added
 
 
@@ -52,10 +53,20 @@ def leverages(jacobian: np.ndarray) -> np.ndarray:
     return np.clip(np.sum(q * q, axis=1), 0.0, 0.95)
 
 
-def resample(problem: Problem, params: np.ndarray, clusters: np.ndarray, count: int, seed: int) -> Draws | None:
+def resample(
+    problem: Problem,
+    params: np.ndarray,
+    clusters: np.ndarray,
+    count: int,
+    seed: int,
+    *,
+    cases: bool = False,
+    at_least: float = 1.0,
+) -> Draws | None:
     """Refit `count` resamples around the fitted natural parameters (p,). None where no interval can be given.
 
-    clusters: int labels (n,) from 0. No interval: no more clusters than free parameters.
+    clusters: int labels (n,) from 0. No interval: no more clusters than free parameters. cases: draw whole clusters with
+    replacement instead of their deviations. at_least: factor on the deviations, where more noise is known than is seen.
     """
     rng = np.random.default_rng(seed)
     free = len(problem.free)
@@ -63,10 +74,13 @@ def resample(problem: Problem, params: np.ndarray, clusters: np.ndarray, count: 
     groups, n = len(sizes), len(clusters)
     if count == 0 or groups <= max(free, 1):
         return None
+    if cases:
+        return _cases(problem, params, clusters, groups, count, rng)
     inner = problem.inner(params[None])
+    root = np.sqrt(problem.weights)  # deviations are drawn at weight 1 and scaled to the row that gets them
     with np.errstate(all="ignore"):
-        deviations = -problem.residuals(inner, problem.y[None])[0]
-        adjusted = deviations / np.sqrt(1.0 - leverages(problem.jacobian(inner)[0]))
+        deviations = -problem.residuals(inner, problem.y[None])[0] * root * at_least
+        adjusted = deviations / np.sqrt(1.0 - leverages(problem.jacobian(inner)[0] * root[:, None]))
     singles = bool(np.all(sizes == 1))
     freedom = n - free if singles else groups - 1
     if groups < FEW_CLUSTERS:  # one less: with 8 runs a curved law's band else covers .915 (measured), not .95
@@ -82,12 +96,29 @@ def resample(problem: Problem, params: np.ndarray, clusters: np.ndarray, count: 
         noise = adjusted * rng.choice([-1.0, 1.0], (count, groups))[:, clusters]
         method = f"wild cluster bootstrap (signs by run, leverage-adjusted, t-calibrated, {freedom} df)"
     fitted = problem.law.values(problem.axes, params)
-    y = shift(problem.law, fitted, factor[:, None] * noise)
+    y = shift(problem.law, fitted, factor[:, None] * noise / root)
     usable = np.all(np.isfinite(y) & ((y > 0) | (problem.law.residuals == "linear")), axis=1)
-    again = Problem(problem.law, problem.axes, y[usable], problem.weights, problem.objective, problem.pins)
-    drawn, value = solve(again, np.broadcast_to(params, (int(usable.sum()), len(params))), tolerance=1e-10)
+    again = replace(problem, y=y[usable])
+    drawn, value = solve(again, np.broadcast_to(params, (int(usable.sum()), len(params))), tolerance=DRAW_TOLERANCE)
     found = np.isfinite(value) & np.all(np.isfinite(drawn), axis=1)
     return Draws(drawn[found], factor[usable][found], method, count - int(found.sum()))
+
+
+def _cases(
+    problem: Problem, params: np.ndarray, clusters: np.ndarray, groups: int, count: int, rng: np.random.Generator
+) -> Draws:
+    """Whole clusters with replacement, as weights. Those with no more different clusters than parameters are redrawn."""
+    taken = rng.multinomial(groups, np.full(groups, 1.0 / groups), count)
+    for _ in range(100):
+        poor = np.sum(taken > 0, axis=1) <= len(problem.free)
+        if not poor.any():
+            break
+        taken[poor] = rng.multinomial(groups, np.full(groups, 1.0 / groups), int(poor.sum()))
+    again = replace(problem, weights=problem.weights * taken[:, clusters])
+    drawn, value = solve(again, np.broadcast_to(params, (count, len(params))), tolerance=DRAW_TOLERANCE)
+    found = np.isfinite(value) & np.all(np.isfinite(drawn), axis=1)
+    method = f"cluster bootstrap (whole runs with replacement, percentiles, {groups} clusters)"
+    return Draws(drawn[found], np.ones(int(found.sum())), method, count - int(found.sum()))
 
 
 def _parametric(

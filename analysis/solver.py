@@ -7,30 +7,46 @@ go on moving). Robust losses are handled by reweighting; a step is accepted only
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
 
 from analysis.laws import Law
 
-Loss = Literal["squares", "huber"]
+Loss = Literal["squares", "huber", "lad"]
 COMPLEX_STEP = 1e-30
+CHUNK_VALUES = 40_000  # residuals that one thread works on at once: its arrays then stay in the cache
+LAD_DELTAS = (
+    1e-2,
+    1e-3,
+    1e-4,
+    1e-5,
+    1e-6,
+)  # of the residuals' size: Huber's delta on the way to least absolute deviations
 
 
 @dataclass(frozen=True)
 class Objective:
-    """What is minimised: sum over rows of weight * rho(residual), rho(r) = r^2 / 2, or Huber's with `delta`."""
+    """What is minimised: sum over rows of weight * rho(residual).
+
+    rho(r) = r^2 / 2 for "squares", Huber's with `delta` for "huber", |r| for "lad".
+    """
 
     loss: Loss = "squares"
     delta: float | None = None
 
     def rho(self, r: np.ndarray) -> np.ndarray:
+        if self.loss == "lad":
+            return np.abs(r)
         if self.loss == "squares" or self.delta is None:
             return 0.5 * r * r
         a = np.abs(r)
-        return np.where(a <= self.delta, 0.5 * a * a, self.delta * (a - 0.5 * self.delta))
+        inside = np.minimum(a, self.delta)
+        return inside * (a - 0.5 * inside)
 
     def curvature(self, r: np.ndarray) -> np.ndarray:
         """Weight of a row in the reweighted least squares problem."""
@@ -90,15 +106,21 @@ class Problem:
 
     def residuals(self, inner: np.ndarray, y: np.ndarray) -> np.ndarray:
         """Fitted minus observed in the law's residual space: (batch, n)."""
-        fitted = self.law.values(self.axes, self.natural(inner))
-        if self.law.residuals == "log":
-            return np.log(fitted) - np.log(y)
-        return fitted - y
+        return self.misses(self.law.values(self.axes, self.natural(inner)), self.target(y))
 
-    def jacobian(self, inner: np.ndarray) -> np.ndarray:
-        """Derivatives of the residuals by the free parameters: (batch, n, free)."""
+    def target(self, y: np.ndarray) -> np.ndarray:
+        """y in the residual space."""
+        return np.log(y) if self.law.residuals == "log" else y
+
+    def misses(self, fitted: np.ndarray, target: np.ndarray) -> np.ndarray:
+        """Residuals of fitted values against targets in the residual space."""
+        return (np.log(fitted) if self.law.residuals == "log" else fitted) - target
+
+    def jacobian(self, inner: np.ndarray, fitted: np.ndarray | None = None) -> np.ndarray:
+        """Derivatives of the residuals by the free parameters: (batch, n, free), laid out (batch, free, n)."""
         natural = self.natural(inner)
-        fitted = self.law.values(self.axes, natural)
+        if fitted is None:
+            fitted = self.law.values(self.axes, natural)
         if self.law.gradient is None:
             columns = self._complex_step(inner)
         else:
@@ -107,8 +129,12 @@ class Problem:
             for k in self.free:
                 chain = natural[..., k, None] if self.law.params[k].domain == "positive" else 1.0
                 columns.append(parts[k] * chain)
-        stacked = np.stack([np.broadcast_to(column, fitted.shape) for column in columns], axis=-1)
-        return stacked / fitted[..., None] if self.law.residuals == "log" else stacked
+        rows = np.empty((fitted.shape[0], len(columns), fitted.shape[1]))
+        for k, column in enumerate(columns):
+            rows[:, k] = column
+        if self.law.residuals == "log":
+            rows /= fitted[:, None, :]
+        return np.swapaxes(rows, 1, 2)
 
     def _complex_step(self, inner: np.ndarray) -> list[np.ndarray]:
         columns = []
@@ -120,14 +146,20 @@ class Problem:
 
     def value(self, inner: np.ndarray, y: np.ndarray, weights: np.ndarray) -> np.ndarray:
         """Objective per member of the batch; infinite where the law is not finite."""
-        total = np.sum(weights * self.objective.rho(self.residuals(inner, y)), axis=-1)
+        return self.total(self.residuals(inner, y), weights)
+
+    def total(self, residuals: np.ndarray, weights: np.ndarray) -> np.ndarray:
+        """Weighted sum of rho over rows, per member; infinite where it is not finite."""
+        total = np.einsum("bn,bn->b", weights, self.objective.rho(residuals))
         return np.where(np.isfinite(total), total, np.inf)
 
 
 def solve(
-    problem: Problem, starts: np.ndarray, *, iterations: int = 200, tolerance: float = 1e-13
+    problem: Problem, starts: np.ndarray, *, iterations: int = 400, tolerance: float = 1e-13
 ) -> tuple[np.ndarray, np.ndarray]:
     """Minimise from starts (batch, p), natural parameters; y and weights are (n,) or (batch, n).
+
+    Members are split over the processor's cores in chunks; a member's answer does not depend on the others.
 
     Returns natural parameters (batch, p) and objectives (batch,); the latter are infinite where nothing was found.
     """
@@ -135,49 +167,95 @@ def solve(
     batch, n = theta.shape[0], problem.axes.shape[1]
     y = np.broadcast_to(problem.y, (batch, n))
     weights = np.broadcast_to(problem.weights, (batch, n))
-    low, high = problem.bounds()
+    size = max(1, CHUNK_VALUES // n)
+
+    def part(start: int) -> tuple[np.ndarray, np.ndarray]:
+        rows = slice(start, start + size)
+        with np.errstate(all="ignore"):
+            if problem.objective.loss == "lad":
+                return _least_absolute(problem, theta[rows], y[rows], weights[rows], iterations, tolerance)
+            return _descend(problem, theta[rows], y[rows], weights[rows], iterations, tolerance)
+
+    firsts = range(0, batch, size)
+    if len(firsts) == 1:
+        found = [part(0)]
+    else:
+        with ThreadPoolExecutor(min(len(firsts), len(os.sched_getaffinity(0)))) as pool:
+            found = list(pool.map(part, firsts))
+    inner, values = (np.concatenate(parts) for parts in zip(*found, strict=True))
     with np.errstate(all="ignore"):
-        best = problem.value(theta, y, weights)
-        if theta.shape[1] == 0:  # every parameter is pinned
-            return problem.natural(theta), best
-        damping = np.full(batch, 1e-3)
-        growth = np.full(batch, 2.0)
-        live = np.flatnonzero(np.isfinite(best))
-        for _ in range(iterations):
-            if not len(live):
-                break
-            step = _step(problem, theta[live], y[live], weights[live], damping[live], low, high)
-            proposal = np.clip(theta[live] + step, low, high)
-            value = problem.value(proposal, y[live], weights[live])
-            better = value < best[live]
-            gain = best[live] - value
-            moved = np.max(np.abs(proposal - theta[live]) / (1e-8 + np.abs(theta[live])), axis=1)
-            won, lost = live[better], live[~better]
-            theta[won], best[won] = proposal[better], value[better]
-            damping[won] = np.maximum(damping[won] / 5.0, 1e-12)
-            growth[won] = 2.0
-            damping[lost] *= growth[lost]
-            growth[lost] *= 2.0
-            # A step that gains nothing measurable, or a damping so high that no step can: this member is done.
-            settled = better & (gain <= tolerance * (best[live] + 1e-300)) | (moved < 1e-13)
-            live = live[~settled & (damping[live] < 1e10)]
-        return problem.natural(theta), best
+        return problem.natural(inner), values
+
+
+def _least_absolute(
+    problem: Problem, theta: np.ndarray, y: np.ndarray, weights: np.ndarray, iterations: int, tolerance: float
+) -> tuple[np.ndarray, np.ndarray]:
+    """Least absolute deviations as the end of a series of Huber fits, each from where the last one ended."""
+    squares = replace(problem, objective=Objective())
+    theta, _ = _descend(squares, theta, y, weights, iterations, tolerance)
+    size = np.nanmedian(np.abs(problem.residuals(theta, y))) or 1e-12
+    for delta in LAD_DELTAS:
+        huber = replace(problem, objective=Objective("huber", float(delta * size)))
+        theta, _ = _descend(huber, theta, y, weights, iterations, tolerance)
+    return theta, problem.value(theta, y, weights)
+
+
+def _descend(
+    problem: Problem, theta: np.ndarray, y: np.ndarray, weights: np.ndarray, iterations: int, tolerance: float
+) -> tuple[np.ndarray, np.ndarray]:
+    """Levenberg-Marquardt for a chunk: theta (batch, free), y and weights (batch, n)."""
+    low, high = problem.bounds()
+    target = problem.target(y)
+    theta = theta.copy()
+    fitted = problem.law.values(problem.axes, problem.natural(theta))
+    residuals = problem.misses(fitted, target)
+    best = problem.total(residuals, weights)
+    if theta.shape[1] == 0:  # every parameter is pinned
+        return theta, best
+    # The members still moving, kept packed; what has settled is written back to `theta` and `best`.
+    live = np.flatnonzero(np.isfinite(best))
+    at, value = theta[live], best[live]
+    fitted, residuals, target, weights = fitted[live], residuals[live], target[live], weights[live]
+    damping, growth = np.full(len(live), 1e-3), np.full(len(live), 2.0)
+    for _ in range(iterations):
+        if not len(live):
+            break
+        proposal = np.clip(at + _step(problem, at, fitted, residuals, weights, damping, low, high), low, high)
+        new_fitted = problem.law.values(problem.axes, problem.natural(proposal))
+        new_residuals = problem.misses(new_fitted, target)
+        new_value = problem.total(new_residuals, weights)
+        better = new_value < value
+        gain = value - new_value
+        moved = np.max(np.abs(proposal - at) / (1e-8 + np.abs(at)), axis=1)
+        at[better], value[better] = proposal[better], new_value[better]
+        fitted[better], residuals[better] = new_fitted[better], new_residuals[better]
+        damping = np.where(better, np.maximum(damping / 5.0, 1e-12), damping * growth)
+        growth = np.where(better, 2.0, growth * 2.0)
+        # A step that gains nothing measurable, or a damping so high that no step can: this member is done.
+        settled = better & (gain <= tolerance * (value + 1e-300)) | (moved < 1e-13) | (damping >= 1e10)
+        if settled.any():
+            theta[live], best[live] = at, value
+            keep = ~settled
+            live, at, value, damping, growth = live[keep], at[keep], value[keep], damping[keep], growth[keep]
+            fitted, residuals, target, weights = fitted[keep], residuals[keep], target[keep], weights[keep]
+    theta[live], best[live] = at, value
+    return theta, best
 
 
 def _step(
     problem: Problem,
     theta: np.ndarray,
-    y: np.ndarray,
+    fitted: np.ndarray,
+    residuals: np.ndarray,
     weights: np.ndarray,
     damping: np.ndarray,
     low: np.ndarray,
     high: np.ndarray,
 ) -> np.ndarray:
-    residuals = problem.residuals(theta, y)
-    jacobian = problem.jacobian(theta)
-    weighted = jacobian * (weights * problem.objective.curvature(residuals))[..., None]
-    hessian = np.swapaxes(weighted, -1, -2) @ jacobian
-    gradient = np.einsum("bnp,bn->bp", weighted, residuals)
+    rows = np.swapaxes(problem.jacobian(theta, fitted), 1, 2)  # (batch, free, n), contiguous
+    weighted = rows * (weights * problem.objective.curvature(residuals))[:, None, :]
+    hessian = weighted @ np.swapaxes(rows, 1, 2)
+    gradient = (weighted @ residuals[:, :, None])[..., 0]
     stuck = ((theta <= low) & (gradient > 0)) | ((theta >= high) & (gradient < 0))
     gradient = np.where(stuck, 0.0, gradient)
     p = theta.shape[1]

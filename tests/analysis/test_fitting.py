@@ -284,7 +284,7 @@ def test_a_user_s_law_needs_neither_gradient_nor_rescaling():
     assert list(fit.params.values()) == pytest.approx([0.3, 2, 3, 0.5, 0.3], rel=1e-4)
 
 
-@pytest.mark.parametrize("name", list(LAWS))
+@pytest.mark.parametrize("name", ["log_line", "power", "power_floor", "bounded_power", "peaked_power"])
 def test_gradients_equal_the_complex_step(name):
     from dataclasses import replace
 
