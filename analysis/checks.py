@@ -19,12 +19,15 @@ FEW_DECADES = 3.0
 ILL_CONDITIONED = 1e4
 
 
-def complete(fit: Fit, table: pl.DataFrame, drawn: Draws | None, dropped: list[str]) -> Fit:
-    """The fit with its held-out comparison, warnings and checklist filled in."""
+def complete(fit: Fit, table: pl.DataFrame, drawn: Draws | None, dropped: list[str], reason: str | None = None) -> Fit:
+    """The fit with its held-out comparison, warnings and checklist filled in; `reason`: why this law, if not asked for."""
     fit = replace(fit, holdout=_holdout(fit))
     warnings = [*_about_numbers(fit, drawn), *about_runs(table)]
     method = "none" if drawn is None else drawn.method
-    return replace(fit, warnings=tuple(warnings), checklist=_checklist(fit, table, method, dropped))
+    checklist = _checklist(fit, table, method, dropped)
+    if reason:
+        checklist["form_reason"] = reason
+    return replace(fit, warnings=tuple(warnings), checklist=checklist)
 
 
 def _holdout(fit: Fit) -> dict[str, Any] | None:
@@ -219,7 +222,7 @@ def _checklist(fit: Fit, table: pl.DataFrame, method: str, dropped: list[str]) -
 
 def _objective_words(objective: dict[str, Any]) -> str:
     huber = f", delta {objective['delta']:g}" if objective["delta"] is not None else ""
-    what = "r^2 / 2" if objective["loss"] == "squares" else "Huber's loss"
+    what = {"squares": "r^2 / 2", "huber": "Huber's loss", "lad": "|r|"}[objective["loss"]]
     return f"sum of {what} of {objective['space']} residuals{huber}"
 
 
@@ -227,6 +230,8 @@ def _tuning(table: pl.DataFrame) -> str | None:
     if "lr" not in table.columns:
         return None
     rates = _spread(table, "lr")
+    if "lr_checked" in table.columns and (left := table.height - _truths(table, "lr_checked")):
+        return f"learning rate {rates}, not checked in {left} of {table.height} rows"
     if "lr_at_edge" not in table.columns:
         return f"learning rate {rates}"
     edge = "at the edge of its axis in some rows" if _truths(table, "lr_at_edge") else "bracketed in all rows"

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from analysis.checks import about_runs
+from analysis.constancy import VARIES, bend_p_value, local_rates
 from analysis.eiv import Versions, jackknife, moments, slopes
 from analysis.rates import NAMED_AT, Ranking, Rate
 from analysis.table import TableError, done_rows, fingerprint, numeric_column
@@ -67,11 +68,14 @@ def exchange_rate(
     elasticity, elasticity_interval = _elasticity(done, first, into, cluster, seed_column, noise_ratio)
     xx, yy, xy = (float(part[0]) for part in moments(versions, one))
     noise = versions.noise(one)[:, 0] if versions.ratio is None else np.full(3, np.nan)
-    p_value = _bend_p_value(versions, slope, seed)
-    if p_value < 0.05:
-        warnings.append(f"the rate is not constant over the range (p = {p_value:.2g}): one slope does not tell it")
+    p_value = bend_p_value(versions, slope, seed)
+    if p_value < VARIES:
+        warnings.append(
+            f"the rate is not constant over the range (p = {p_value:.2g}): one slope does not tell it, see `local`"
+        )
     if np.isfinite(interval[0]) and interval[0] <= 0 <= interval[1]:
         warnings.append("the interval of the slope includes 0")
+    local, local_method = local_rates(versions, LEVEL)
     options = {"cluster": cluster, "noise_ratio": noise_ratio, "resamples": resamples, "seed": seed}
     checklist = {
         "form": f"{into} = a + slope * {first}",
@@ -84,6 +88,7 @@ def exchange_rate(
         "rows": done.height,
         "points_dropped": ", ".join(dropped) or "none",
         "uncertainty": method,
+        "local": local_method,
         "resamples": resamples,
         "proxies_compared": len(proxies),
     }
@@ -96,6 +101,7 @@ def exchange_rate(
         elasticity_interval=elasticity_interval,
         smallest_detectable=_power_factor(n) * error,
         constant_p_value=p_value,
+        local=local,
         r2=xy * xy / (xx * yy),
         reliability=float(1 - noise[0] / xx),
         n=n,
@@ -221,39 +227,6 @@ def _power_factor(n: int) -> float:
     from scipy.special import stdtrit
 
     return float(stdtrit(n - 2, 0.975) + stdtrit(n - 2, 0.8))
-
-
-def _bend(x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """t statistic of the quadratic term of y (batch, v) on x (batch, v)."""
-    u = (x - x.mean(axis=1, keepdims=True)) / x.std(axis=1, keepdims=True)
-    design = np.stack([np.ones_like(u), u, u * u], axis=-1)
-    q, _ = np.linalg.qr(design)
-    along = np.einsum("bvp,bv->bp", q, y)
-    rest = np.maximum(np.sum(y * y, axis=1) - np.sum(along * along, axis=1), 1e-300)
-    return along[:, 2] / np.sqrt(rest / max(x.shape[1] - 3, 1))
-
-
-def _bend_p_value(versions: Versions, slope: float, seed: int, draws: int = 2000) -> float:
-    """p of "the relation is a line": the quadratic term against its distribution under the fitted line and noise.
-
-    Noise in x bends nothing by itself but blurs a bend, so the null is simulated with it. NaN with under 5 versions.
-    """
-    n = len(versions.x)
-    if n < 5 or not np.isfinite(slope):
-        return float("nan")
-    rng = np.random.default_rng(seed)
-    one = np.ones((1, n))
-    xx, yy, xy = (float(part[0]) for part in moments(versions, one))
-    a, b, c = versions.noise(one)[:, 0] if versions.ratio is None else np.zeros(3)
-    truth = versions.x.mean() + np.sqrt(max(1 - a / xx, 0.0)) * (versions.x - versions.x.mean())
-    # What scatters beyond the seeds' noise is scatter of the versions about the line.
-    scatter = max(yy - 2 * slope * xy + slope**2 * xx - (b - 2 * slope * c + slope**2 * a), 0.0)
-    x = truth + np.sqrt(a) * rng.normal(size=(draws, n))
-    y = slope * truth + np.sqrt(b + scatter) * rng.normal(size=(draws, n))
-    if b + scatter <= 1e-24 * yy and a <= 0:
-        return float("nan")  # an exact line: nothing is left to test
-    observed = abs(float(_bend(versions.x[None], versions.y[None] - versions.y.mean())[0]))
-    return float((1 + np.sum(np.abs(_bend(x, y)) >= observed)) / (draws + 1))
 
 
 def _r2(versions: Versions, counts: np.ndarray) -> np.ndarray:

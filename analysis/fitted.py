@@ -36,6 +36,7 @@ class Points:
     cluster: tuple[str, ...]
     held: np.ndarray
     passes: np.ndarray
+    weights: np.ndarray
 
     @property
     def used(self) -> np.ndarray:
@@ -90,6 +91,18 @@ class Fit:
             return {name: (pinned.get(name, np.nan),) * 2 for name in self.params}
         low, high = central(self.draws, level)
         return {name: (float(low[k]), float(high[k])) for k, name in enumerate(self.params)}
+
+    def derived(self, level: float = 0.95) -> dict[str, tuple[float, float, float]]:
+        """What follows from the parameters, for instance a turning point: {name: (value, low, high)}.
+
+        low and high are quantiles of the draws; NaN without draws.
+        """
+        out = {}
+        for name, function in self.form.derived.items():
+            value = float(function(np.array(list(self.params.values()))))
+            low, high = central(function(self.draws), level) if len(self.draws) else (np.nan, np.nan)
+            out[name] = (value, float(low), float(high))
+        return out
 
     def _axes(self, x: Any) -> tuple[np.ndarray, tuple[int, ...]]:
         values = np.asarray(x, float)
@@ -173,6 +186,7 @@ class Fit:
                 "cluster": list(points.cluster),
                 "held": points.held.tolist(),
                 "passes": points.passes.tolist(),
+                "weights": points.weights.tolist(),
             },
             "draws": self.draws.tolist(),
             "noise_draws": self.noise_draws.tolist(),
@@ -215,6 +229,7 @@ class Fit:
                 tuple(points["cluster"]),
                 np.array(points["held"], bool),
                 np.array(points["passes"], float),
+                np.array(points["weights"], float),
             ),
             draws=np.array(data["draws"], float).reshape(-1, len(data["params"])),
             noise_draws=np.array(data["noise_draws"], float),

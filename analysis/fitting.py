@@ -68,7 +68,7 @@ def fit(
         table: one row a measurement. Rows whose `status` (if there is such a column) is not "done" are left out.
         x: the column of the axis, above 0, in any unit; several columns for laws with several axes.
         y: the measured column.
-        law: a name in `analysis.LAWS` or a Law.
+        law: a name in `analysis.LAWS`, a Law, or "auto": the choice of `analysis.compare_laws`.
         transform: "error" fits 1 - y (for metrics with the ceiling 1), "identity" fits y.
         cluster: the column of the independent unit, e.g. "run"; without it each row is its own.
         loss: "squares", "lad" (least absolute deviations), or "huber" with `delta` in the residual space (logs, for laws
@@ -97,6 +97,12 @@ def fit(
         >>> analysis.fit(table, x="tokens", y="loss", law="power_floor").params
         {'E': 0.5..., 'A': 20.0..., 'alpha': 0.3...}
     """
+    reason = None
+    if law == "auto":
+        shared = {
+            "transform": transform, "cluster": cluster, "loss": loss, "delta": delta, "weights": weights, "trials": trials
+        }  # fmt: skip
+        law, reason = _auto(table, x, y, holdout, shared)
     form = get_law(law)
     names = (x,) if isinstance(x, str) else tuple(x)
     options = _options(
@@ -142,11 +148,31 @@ def fit(
         checklist={},
         options=options,
         data_hash=fingerprint(**{f"x{k}": axis for k, axis in enumerate(rows.x)}, y=rows.y, cluster=_codes(rows)),
-        points=Points(rows.x, rows.y, rows.cluster, held, rows.passes),
+        points=Points(rows.x, rows.y, rows.cluster, held, rows.passes, rows.weights),
         draws=draws,
         noise_draws=noise_draws,
     )
-    return checks.complete(result, done, drawn, dropped)
+    return checks.complete(result, done, drawn, dropped, reason)
+
+
+def _auto(
+    table: pl.DataFrame, x: str | Sequence[str], y: str, holdout: str | None, options: dict[str, Any]
+) -> tuple[str, str]:
+    """The chosen law and why; what is held out takes no part in the choice."""
+    import polars as pl
+
+    from analysis.choice import compare_laws  # it fits laws itself
+
+    names = [x] if isinstance(x, str) else list(x)
+    if len(names) != 1:
+        raise TableError(f"law auto compares laws on one axis, not on {', '.join(names)}; name a law (`moon laws`)")
+    if holdout:
+        done, _ = done_rows(table)
+        table = done.filter(pl.col(names[0]) < numeric_column(done, names[0]).max())
+    ranked = compare_laws(table, x=names[0], y=y, **options)
+    chosen = ranked["law"][0]
+    others = ", ".join(ranked.filter(pl.col("verdict") == "in the running")["law"]) or "none"
+    return chosen, f"chosen of {ranked.height} laws by leave-largest-out error and AICc; also in the running: {others}"
 
 
 def _options(
@@ -266,6 +292,15 @@ def _problem(
         pins = {name: value / y_scale for name, value in pin.items()}
     axes = rows.x / axis_scales[:, None]
     return Problem(form, axes, rows.y / y_scale, rows.weights, objective, pins), axis_scales, y_scale
+
+
+def problem_of(fit: Fit) -> tuple[Problem, np.ndarray]:
+    """The minimisation behind a one-unit fit again, in the units of the table, and its parameters (p,)."""
+    used = fit.points.used
+    objective = Objective(fit.objective["loss"], fit.objective["delta"])
+    weights = fit.points.weights[used]
+    problem = Problem(fit.form, fit.points.x[:, used], fit.points.y[used], weights, objective, fit.options["pin"])
+    return problem, np.array(list(fit.params.values()))
 
 
 def _noise(problem: Problem, params: np.ndarray, y_scale: float, evaluation: float) -> dict[str, Any]:

@@ -70,7 +70,9 @@ class Rate:
     """Slope of a downstream metric on an intermediate one over embedding versions, noise on both axes corrected for.
 
     `interval`, `elasticity_interval` and `smallest_detectable` are NaN where the versions do not differ beyond their
-    noise; `elasticity` is None where a metric has no ceiling at 1.
+    noise; `elasticity` is None where a metric has no ceiling at 1. `local`: the rate at the lowest, middle and highest
+    x of the versions, each `x, slope, low, high` (see `analysis.constancy`); what to read where `constant_p_value` is
+    under .05. Empty with under 5 versions.
     """
 
     of: str
@@ -91,6 +93,7 @@ class Rate:
     options: dict[str, Any]
     data_hash: str
     level: float = 0.95
+    local: tuple[dict[str, float], ...] = ()
 
     @property
     def intercept(self) -> float:
@@ -125,6 +128,7 @@ class Rate:
             "elasticity_interval": list(self.elasticity_interval),
             "smallest_detectable": self.smallest_detectable,
             "constant_p_value": self.constant_p_value,
+            "local": list(self.local),
             "r2": self.r2,
             "reliability": self.reliability,
             "n": self.n,
@@ -172,6 +176,7 @@ class Rate:
             options=data["options"],
             data_hash=data["data_hash"],
             level=data["level"],
+            local=tuple({key: _number(value) for key, value in one.items()} for one in data.get("local", ())),
         )
 
 

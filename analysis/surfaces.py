@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Any, Literal
 
+from analysis.choice import CANDIDATES, compare_laws
 from analysis.exchange import exchange_rate
 from analysis.fitting import fit
 from analysis.laws import LAWS
-from analysis.solver import Loss
+from analysis.profile import profile_intervals
 from analysis.table import TableError, read_table
+from analysis.words import span
+
+if TYPE_CHECKING:
+    import polars as pl
 
 
 def fit_command(
@@ -20,17 +25,16 @@ def fit_command(
     y: str,
     law: str = "power_floor",
     transform: Literal["identity", "error"] = "identity",
-    cluster: str | None = None,
-    loss: Loss = "squares",
-    delta: float | None = None,
-    pin: Mapping[str, float] | None = None,
-    holdout: Literal["largest"] | None = None,
-    resamples: int = 2000,
-    seed: int = 0,
+    group: str | None = None,
+    profile: bool = False,
     save: str | Path | None = None,
     figure: str | Path | None = None,
+    **options: Any,
 ) -> str:
-    """Fit a law to a CSV or Parquet file; returns the summary. `save`: path of the JSON. `figure`: .png and .svg.
+    """Fit a law to a CSV or Parquet file; returns the summary.
+
+    group: fit each value of this column on its own (files get its name). profile: profile-likelihood intervals, too.
+    save: path of the JSON. figure: .png and .svg. options: as for `analysis.fit`.
 
     Raises:
         TableError: whatever is wrong with the table, the file named in the message.
@@ -38,13 +42,32 @@ def fit_command(
     table = read_table(table_path)
     names = [x] if isinstance(x, str) else list(x)
     try:
-        made = fit(
-            table, x=names, y=y, law=law, transform=transform, cluster=cluster, loss=loss, delta=delta, pin=pin,
-            holdout=holdout, resamples=resamples, seed=seed,
-        )  # fmt: skip
+        if group is None:
+            return _fitted(table, names, y, law, transform, profile, save, figure, options)
+        parts = []
+        for (value,), part in sorted(table.group_by(group), key=lambda pair: str(pair[0][0])):
+            own_save, own_figure = (_suffixed(path, str(value)) for path in (save, figure))
+            try:
+                told = _fitted(part, names, y, law, transform, profile, own_save, own_figure, options)
+            except TableError as error:  # one poor group does not hide the others
+                told = f"  not fitted: {error}"
+            parts.append(f"{group} = {value}\n{told}")
+        return "\n\n".join(parts)
     except TableError as error:
         raise TableError(_named(table_path, error)) from error
+
+
+def _fitted(
+    table: pl.DataFrame, x: list[str], y: str, law: str, transform: Literal["identity", "error"], profile: bool,
+    save: str | Path | None, figure: str | Path | None, options: dict[str, Any],
+) -> str:  # fmt: skip
+    made = fit(table, x=x, y=y, law=law, transform=transform, **options)
     lines = [made.summary()]
+    if law == "auto":
+        lines.append(f"  law: {made.law}, {made.checklist['form_reason']}")
+    if profile:
+        ends = ", ".join(f"{name} {span(pair)}" for name, pair in profile_intervals(made).items())
+        lines.append(f"  profile likelihood, 95 %: {ends}")
     if save is not None:
         lines.append(f"saved: {made.save(save)}")
     if figure is not None:
@@ -52,6 +75,23 @@ def fit_command(
 
         png, svg = save_figure(scaling_figure(made), _stem(figure))
         lines.append(f"figure: {png}, {svg}")
+    return "\n".join(lines)
+
+
+def laws_command(table_path: str | Path, *, x: str, y: str, laws: Sequence[str] = CANDIDATES, **options: Any) -> str:
+    """The laws compared on a CSV or Parquet file, as text: extrapolation error, AICc, verdict.
+
+    Raises:
+        TableError: whatever is wrong with the table, the file named in the message.
+    """
+    try:
+        ranked = compare_laws(read_table(table_path), x=x, y=y, laws=laws, **options)
+    except TableError as error:
+        raise TableError(_named(table_path, error)) from error
+    lines = [f"{'law':<16}  {'parameters':>10}  {'extrapolation':>13}  {'AICc':>9}  verdict"]
+    for row in ranked.iter_rows(named=True):
+        missed = "not known" if row["extrapolation"] is None else f"{row['extrapolation']:.2%}"
+        lines.append(f"{row['law']:<16}  {row['parameters']:>10}  {missed:>13}  {row['aicc']:>9.1f}  {row['verdict']}")
     return "\n".join(lines)
 
 
@@ -91,14 +131,22 @@ def exchange_command(
 
 
 def laws_table() -> str:
-    """The laws as text: name, formula, what it is for."""
-    rows = [(law.name, law.formula, law.about) for law in LAWS.values()]
-    widths = [max(len(row[k]) for row in rows) for k in range(2)]
-    return "\n".join(f"{name:<{widths[0]}}  {formula:<{widths[1]}}  {about}" for name, formula, about in rows)
+    """The laws as text, simple ones first: name, what it is for, formula."""
+    laws = sorted(LAWS.values(), key=lambda law: (law.axes, len(law.params)))
+    width = max(len(law.name) for law in laws)
+    return "\n".join(f"{law.name:<{width}}  {law.about}\n{'':<{width}}    {law.formula}" for law in laws)
 
 
 def _named(path: str | Path, error: TableError) -> str:
     return f"{path}: {str(error).removeprefix('table: ')}"
+
+
+def _suffixed(path: str | Path | None, value: str) -> Path | None:
+    """fit.json -> fit-value.json, with nothing in the value that a file's name cannot hold."""
+    if path is None:
+        return None
+    safe = "".join(letter if letter.isalnum() or letter in "._-" else "_" for letter in value)
+    return Path(path).with_stem(f"{Path(path).stem}-{safe}")
 
 
 def _stem(path: str | Path) -> Path:

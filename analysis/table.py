@@ -52,7 +52,8 @@ def read_table(path: str | Path) -> pl.DataFrame:
 
 
 def read_results(runs: str | Path, question: str) -> pl.DataFrame:
-    """Read `runs/<question>/results.parquet`; rows of cells still under way are simply not there yet.
+    """Read `runs/<question>/results.parquet`: one row a cell, finished or not (`status`). While a sweep runs the table
+    is written anew every so often; fits and rates leave out the rows that are not done.
 
     Raises:
         TableError: there is no such file; the message names the questions that do have results.

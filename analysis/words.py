@@ -6,8 +6,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from analysis.constancy import VARIES
+
 if TYPE_CHECKING:
+    from analysis.allocation import Allocation
+    from analysis.equivalent import Equivalent
     from analysis.fitted import Fit
+    from analysis.marginal import MarginalTable
     from analysis.rates import Ranking, Rate
 
 
@@ -40,6 +45,20 @@ def holdout_words(fit: Fit) -> str | None:
     return f"{where}: {held['within']} of {held['of']} runs within the {held['level']:.0%} prediction interval, {miss}"
 
 
+def derived_words(fit: Fit) -> list[str]:
+    """Where a curve turns, with its interval; "none in range" where it turns nowhere among the points."""
+    out = []
+    low_x, high_x = fit.points.x[0, fit.points.used].min(), fit.points.x[0, fit.points.used].max()
+    for name, (value, low, high) in fit.derived(fit.level).items():
+        if not low_x <= value <= high_x:
+            out.append(f"{name}: none in range ({fit.x[0]} from {number(low_x)} to {number(high_x)})")
+        elif not low_x <= low <= high <= high_x:
+            out.append(f"{name}: {number(value)}, but its interval leaves the range of the points: not established")
+        else:
+            out.append(f"{name}: {number(value)}  {fit.level:.0%}: {span((low, high))}")
+    return out
+
+
 def fit_summary(fit: Fit) -> str:
     """Several lines: the law, its parameters with intervals, noise, optimum, validation, warnings."""
     lines = [
@@ -53,6 +72,7 @@ def fit_summary(fit: Fit) -> str:
             lines.append(f"  {name:<{width}}  {number(fit.params[name])}  pinned")
             continue
         lines.append(f"  {name:<{width}}  {number(fit.params[name])}  {fit.level:.0%}: {span(ends)}")
+    lines += [f"  {text}" for text in derived_words(fit)]
     objective, diagnostics = fit.objective, fit.diagnostics
     decades = ", ".join(f"{value:.2f}" for value in diagnostics["decades"])
     condition = diagnostics["condition"]
@@ -91,6 +111,8 @@ def rate_summary(rate: Rate) -> str:
         f"  constant over the range? p = {number(rate.constant_p_value, 2)} (bend of the line, parametric bootstrap)",
         f"  interval: {rate.checklist['uncertainty']}",
     ]
+    if rate.constant_p_value < VARIES and rate.local:
+        lines.append(f"  {local_words(rate)}")
     if len(rate.ranking.rows) > 1:
         lines.append(ranking_summary(rate.ranking))
     return "\n".join([*lines, *(f"  warning: {warning}" for warning in rate.warnings)])
@@ -111,3 +133,74 @@ def ranking_summary(ranking: Ranking) -> str:
         lines.append(f"  {name:<{width}}  " + "  ".join(f"{value:+.2f}" for value in values))
     verdict = f"best proxy: {ranking.winner}" if ranking.winner else "no proxy can be named best: no P(best) reaches .9"
     return "\n".join([*lines, f"  {verdict}", *(f"  warning: {warning}" for warning in ranking.warnings)])
+
+
+def local_words(rate: Rate) -> str:
+    """The rate at the low, middle and high end of its range."""
+    parts = (
+        f"{number(one['slope'])} at {number(one['x'], 3)} ({span((one['low'], one['high']))})" for one in rate.local
+    )
+    return f"local rate of {rate.of}, {rate.level:.0%}: {', '.join(parts)}"
+
+
+def reach(ends: tuple[float, float]) -> str:
+    """As `span`, where an end may be infinite."""
+    return span(ends) if not np.isinf(ends).any() else f"{ends[0]:.4g} .. {ends[1]:.4g}"
+
+
+def equivalent_summary(equivalent: Equivalent) -> str:
+    """Several lines: the multiplier with its interval, how often the law never gets there, warnings."""
+    place = ", ".join(f"{name} = {number(x)}" for name, x in equivalent.at.items())
+    more = f"{number(equivalent.multiplier)} x the {equivalent.axis}"
+    if np.isinf(equivalent.multiplier):
+        more = f"no amount of {equivalent.axis} (infinitely many times more)"
+    lines = [
+        f"{equivalent.matched} at {place} equals {more}  {equivalent.level:.0%}: {reach(equivalent.interval)}",
+        f"  never reached in {equivalent.never:.1%} of draws" if np.isfinite(equivalent.never) else "  no interval",
+        f"  interval: {equivalent.method}",
+    ]
+    return "\n".join([*lines, *(f"  warning: {warning}" for warning in equivalent.warnings)])
+
+
+def allocation_summary(allocation: Allocation) -> str:
+    """Several lines: the best set-up with intervals, what it reaches and gains, what it costs, warnings."""
+    width = max(len(row["axis"]) for row in allocation.rows)
+    direction = f"({allocation.better} {allocation.target} is better)"
+    lines = [f"best set-up for a budget of {number(allocation.budget)} {direction}"]
+    for row in allocation.rows:
+        notes = [f"now {number(row['at'])}"] if np.isfinite(row["at"]) else []
+        notes += [f"{row['bound']} bound"] if row["bound"] else []
+        notes += [f"{row['extrapolation']:.3g} x beyond its fitted range"] if row["extrapolation"] > 1 else []
+        note = f"  ({', '.join(notes)})" if notes else ""
+        lines.append(
+            f"  {row['axis']:<{width}}  {number(row['x']):>9}"
+            f"  {allocation.level:.0%}: {span((row['low'], row['high']))}{note}"
+        )
+    if np.isfinite(allocation.value):
+        ends = span(allocation.value_interval)
+        lines.append(f"  {allocation.target} there: {number(allocation.value)}  {allocation.level:.0%}: {ends}")
+    if np.isfinite(allocation.gain):
+        ends = span(allocation.gain_interval)
+        lines.append(
+            f"  change of {allocation.target} from now: {allocation.gain:+.3g}  {allocation.level:.0%}: {ends}"
+        )
+    lines.append(f"  costs {number(allocation.spent)}, {allocation.spent / allocation.budget:.1%} of the budget")
+    whole = sum(allocation.parts.values())
+    if whole:
+        lines[-1] += ": " + ", ".join(f"{name} {part / whole:.1%}" for name, part in allocation.parts.items())
+    lines.append(f"  method: {allocation.method}")
+    return "\n".join([*lines, *(f"  warning: {warning}" for warning in allocation.warnings)])
+
+
+def marginal_summary(table: MarginalTable) -> str:
+    """The table of what more compute brings on each axis, best first, with warnings."""
+    width = max(len(row["axis"]) for row in table.rows)
+    head = f"  {'axis':<{width}}  {'times':>8}  {'change of metric':<44}  {f'change of {table.target}':<34}  P(best)"
+    lines = [f"{table.share:+.0%} compute on one axis alone, from a cost of {number(table.cost)}", head.rstrip()]
+    for row in table.rows:
+        gain = f"{row['metric']} {row['gain']:+.3g}  {span((row['gain_low'], row['gain_high']))}"
+        worth = f"{row['worth']:+.3g}  {span((row['worth_low'], row['worth_high']))}"
+        best = f"{row['p_best']:.2f}" if np.isfinite(row["p_best"]) else "not known"
+        lines.append(f"  {row['axis']:<{width}}  {number(row['factor']):>8}  {gain:<44}  {worth:<34}  {best}")
+    lines.append(f"  interval: {table.method}")
+    return "\n".join([*lines, *(f"  warning: {warning}" for warning in table.warnings)])

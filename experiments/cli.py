@@ -48,12 +48,9 @@ class PlanCommand:
         dataset = open_data(self.data, self.preset, say)
         planned = cells_of(questions, self.preset, dataset, say)
         ledger = Ledger(self.out)
+        workers = default_workers() if self.workers is None else self.workers
         for name, cells in planned.items():
-            print(
-                "\n".join(
-                    planning.lines(name, planning.plan(ledger, cells, dataset, self.workers or default_workers()))
-                )
-            )
+            print("\n".join(planning.lines(name, planning.plan(ledger, cells, dataset, workers))))
         if len(planned) > 1:
             print("questions share steps: run together they cost less than the sum")
         return DONE
@@ -77,6 +74,8 @@ class RunCommand:
     out: Path = OUT
     workers: int | None = None
     """Worker processes; by default one a core (one in all where JAX sees an accelerator)."""
+    launcher: Literal["local"] = "local"
+    """Where the workers run; anything else (SLURM, Ray, cron) can start `moon worker` on the same folder."""
     stale: Literal["keep", "rerun"] | None = None
     """What to do with results that other source code computed; without it they are refused."""
 
@@ -90,29 +89,34 @@ class RunCommand:
         ledger = Ledger(self.out)
         running.require_sound_once(dataset, self.out)
         planned = running.cells_of(questions, self.preset, dataset, say)
+        for name in planned:
+            running.refuse_other_data(self.out, name, dataset)
         running.settle_stale(ledger, planned, self.stale)
         for name, cells in planned.items():
             ledger.write_plan(name, cells)
             running.save_about(self.out, name, dataset, self.preset)
+        tables = running.Tables(ledger, planned)
         with view() as on_tick:
             snapshot = run_local(
                 ledger,
                 list(planned),
-                workers=self.workers or default_workers(),
+                workers=default_workers() if self.workers is None else self.workers,
                 env=running.worker_environment(),
-                on_tick=on_tick,
+                on_tick=tables.beside(on_tick),
             )
         failed = running.failures(snapshot) > 0
+        unread = 0
         for question in questions:
             if question.name not in planned:
                 continue
             try:
                 answer(self.out, question.name, question, planned[question.name])
-            except ValueError as error:  # too little has finished to be read: the other questions still may
-                if not (failed and _is_users(error)):
+            except ValueError as error:  # the other questions can still be read
+                if not _is_users(error):
                     raise
+                unread += 1
                 say(f"\n{question.name.replace('_', ' ')}\n  no answer: {error}")
-        return SOME_FAILED if failed else DONE
+        return SOME_FAILED if failed else BAD_INPUT if unread else DONE
 
 
 @dataclass
@@ -222,19 +226,38 @@ class ExportCommand:
 class FitCommand:
     """Fit a law to a table of your own and say how sure it is.
 
-    Example: moon fit runs.csv --x tokens --y recall --transform error --cluster run --figure fit.png
+    Examples: moon fit runs.csv --x tokens --y recall --transform error --cluster run --figure fit.png
+              moon fit runs.csv --x tokens --y loss --law auto --holdout largest
+              moon fit sweep.csv --x N --x D --y loss --law chinchilla --loss huber --delta 1e-3 --bootstrap cases
     """
 
     table: Positional[Annotated[Path, arg(metavar="TABLE", help="CSV or Parquet")]]
     x: UseAppendAction[tuple[str, ...]]
     y: str
     law: str = "power_floor"
-    """See `moon laws`."""
+    """See `moon laws`; auto compares those on one axis by what they foretell."""
     transform: Literal["identity", "error"] = "identity"
     """error: fit 1 - y."""
     cluster: str | None = None
     """Column of the independent unit that is resampled, e.g. run."""
     holdout: Literal["largest"] | None = None
+    """largest: fit without the largest x and say how it was foretold."""
+    loss: Literal["squares", "huber", "lad"] = "squares"
+    delta: float | None = None
+    """Huber's, in the residual space: a modelling choice."""
+    weights: str | None = None
+    """Column of row weights, in proportion to 1 / variance."""
+    trials: str | None = None
+    """Column with the test queries behind each recall: binomial weights and a least noise."""
+    pin: UseAppendAction[tuple[str, ...]] = ()
+    """NAME=VALUE holds a parameter; the fit is labelled so."""
+    group: str | None = None
+    """Fit each value of this column on its own."""
+    bootstrap: Literal["residuals", "cases"] = "residuals"
+    resamples: int = 2000
+    seed: int = 0
+    profile: bool = False
+    """Profile-likelihood intervals beside the bootstrap."""
     save: Path | None = None
     figure: Path | None = None
 
@@ -244,7 +267,9 @@ class FitCommand:
         print(
             fit_command(
                 self.table, x=self.x, y=self.y, law=self.law, transform=self.transform, cluster=self.cluster,
-                holdout=self.holdout, save=self.save, figure=self.figure,
+                holdout=self.holdout, loss=self.loss, delta=self.delta, weights=self.weights, trials=self.trials,
+                pin=pins(self.pin), group=self.group, bootstrap=self.bootstrap, resamples=self.resamples, seed=self.seed,
+                profile=self.profile, save=self.save, figure=self.figure,
             )
         )  # fmt: skip
         return DONE
@@ -252,12 +277,28 @@ class FitCommand:
 
 @dataclass
 class LawsCommand:
-    """The laws that `moon fit` knows."""
+    """The laws that `moon fit` knows; with a table, how those on one axis compare on it.
+
+    Examples: moon laws
+              moon laws runs.csv --x tokens --y recall --transform error
+    """
+
+    table: Positional[Annotated[Path | None, arg(metavar="[TABLE]", help="CSV or Parquet")]] = None
+    x: str | None = None
+    y: str | None = None
+    transform: Literal["identity", "error"] = "identity"
+    """error: fit 1 - y."""
 
     def __call__(self) -> int:
-        from analysis.surfaces import laws_table
+        from analysis.surfaces import laws_command, laws_table
+        from analysis.table import TableError
 
-        print(laws_table())
+        if self.table is None:
+            print(laws_table())
+            return DONE
+        if self.x is None or self.y is None:
+            raise TableError(f"{self.table}: say which columns to compare laws on, --x COLUMN --y COLUMN")
+        print(laws_command(self.table, x=self.x, y=self.y, transform=self.transform))
         return DONE
 
 
@@ -405,6 +446,22 @@ Command = (
 )
 
 
+def pins(given: tuple[str, ...]) -> dict[str, float]:
+    """`("E=0.1",)` as {"E": 0.1}."""
+    from analysis.table import TableError
+
+    out = {}
+    for text in given:
+        name, equals, value = text.partition("=")
+        try:
+            out[name] = float(value)
+        except ValueError:
+            equals = ""
+        if not equals:
+            raise TableError(f"--pin {text}: write it as NAME=VALUE, e.g. E=0.1")
+    return out
+
+
 def say(text: str) -> None:
     print(text, flush=True)
 
@@ -477,6 +534,11 @@ def main() -> None:
     except BrokenPipeError:  # whoever read our output has read enough, as `head` does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(SOME_FAILED)
+    except OSError as error:
+        if error.filename is None:
+            raise
+        print(f"moon: {error.filename}: {(error.strerror or str(error)).lower()}", file=sys.stderr)
+        sys.exit(BAD_INPUT)
     except KeyboardInterrupt:
         print("moon: stopped; run it again to finish what is left", file=sys.stderr)
         sys.exit(130)

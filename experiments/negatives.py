@@ -10,7 +10,7 @@ import analysis
 from analysis.figures import scaling_figure
 from experiments import steps
 from experiments.question import Reading
-from experiments.reading import about_learning_rate, floors_of, holdout_sentence, law_sentence, measured, primary_search
+from experiments.reading import choose_rates, floors_of, holdout_sentence, law_sentence, measured, primary_search
 from experiments.recipes import measured_search, recipe_for
 from sweeps import Cell
 
@@ -21,12 +21,12 @@ if TYPE_CHECKING:
 
 
 def cells(preset: str, data: "Dataset") -> list[Cell]:
-    """candidates x seed, an lr axis at both ends; tokens, batch and steps stay."""
+    """candidates x seed x lr (an axis at both ends, or everywhere); tokens, batch and steps stay."""
     data.path("pairs")
     recipe, search = recipe_for(preset, data), measured_search(data)
     points = [(count, seed, 1.0) for count in recipe.negatives for seed in recipe.seeds]
-    ends = (recipe.negatives[0], recipe.negatives[-1])
-    points += [(count, recipe.seeds[0], lr) for count in ends for lr in recipe.lr_axis if lr != 1.0]
+    axis = [(count, lr) for count in recipe.tuned(recipe.negatives) for lr in recipe.lr_axis if lr != 1.0]
+    points += [(count, seed, lr) for count, lr in axis for seed in recipe.seeds]
     out = []
     for count, seed, lr in sorted(points):
         run = steps.posttrain(
@@ -44,11 +44,9 @@ def read(results: "pl.DataFrame") -> Reading:
     import polars as pl
 
     search = primary_search(results)
-    runs = results.filter(pl.col("lr") == 1.0)
+    runs, rates, weak = choose_rates(results, "negatives", search)
     # Seeds meet slightly different duplicates: their mean makes them replicates of one x.
     runs = runs.with_columns(pl.col("realised_negatives").mean().over("negatives"))
-    rates, weak, edges = about_learning_rate(results, "negatives", search)
-    runs = runs.with_columns(lr_at_edge=pl.col("negatives").is_in(edges))
     reading = Reading(answer=[], weak=weak)
     for metric, transform in measured(search):
         for law in ("power_floor", "log_line"):

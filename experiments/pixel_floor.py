@@ -1,8 +1,8 @@
 """What does it take to clear the pixel floor?
 
 Hypothesis: a small encoder that sees enough photos retrieves the same product more often than thumbnails and colour
-histograms do. One factor is changed at a time at a fixed number of tokens (own photos as pairs, patch size, model size,
-text in the item, augmentation, learning rate, batch), then the recipe itself runs longer. Refuted if no cell clears it.
+histograms do. One factor is changed at a time at a fixed number of tokens (own photos as pairs, patch size, resolution,
+model size, text in the item, augmentation, learning rate, batch), then the recipe and the wider model run longer. Refuted if no cell clears it.
 """
 
 from dataclasses import replace
@@ -24,11 +24,11 @@ if TYPE_CHECKING:
 
 METRIC = "image_hit@10"
 OVER, SE = "hit_over_pixel_colour", "hit_over_pixel_colour_se"
-LONGER = (4, 10, 20)
+LONGER, WIDER = (4, 10, 20), 8  # of the budget: the recipe, and with twice its width
 
 
 def cells(preset: str, data: "Dataset") -> list[Cell]:
-    """One factor at a time at the tokens of the second largest budget; 4x, 10x and, with every seed, 20x of the recipe."""
+    """One factor at a time at the tokens of the second largest budget; then the recipe and the wider model run longer."""
     recipe = recipe_for(preset, data)
     if "image" not in data.forms:
         raise QuestionError(f"{data.folder}: nobody searches by photo here")
@@ -44,11 +44,13 @@ def cells(preset: str, data: "Dataset") -> list[Cell]:
         "size micro": (replace(recipe, size="micro"), forms[0]),
         "learning rate x2": (replace(recipe, lr=2 * recipe.lr), forms[0]),
         "batch x4": (replace(recipe, batch=4 * recipe.batch), forms[0]),
+        "half the resolution": (_halved(recipe), forms[0]),
     }
     first = recipe.seeds[0]
     points = [(name, budget, first, *variant) for name, variant in variants.items()]
     points += [("recipe", factor * budget, first, recipe, forms[0]) for factor in LONGER[:-1]]
     points += [("recipe", LONGER[-1] * budget, seed, recipe, forms[0]) for seed in recipe.seeds]
+    points += [("size micro", WIDER * budget, seed, *variants["size micro"]) for seed in recipe.seeds]
     out = []
     for name, tokens, seed, changed, form in points:
         run = steps.posttrain(data, changed, forms=(form,), tokens=tokens, seed=seed)
@@ -57,6 +59,11 @@ def cells(preset: str, data: "Dataset") -> list[Cell]:
         named["clearance"] = steps.clearance(data, recipe, embedded)
         out.append(Cell({"variant": name, "budget": tokens, "seed": seed, "run": run.name}, named))
     return out
+
+
+def _halved(recipe: "Recipe") -> "Recipe":
+    """Half as many pixels a side in as many patches."""
+    return replace(recipe, height=recipe.height // 2, width=recipe.width // 2, patch=recipe.patch // 2)
 
 
 def read(results: "pl.DataFrame") -> Reading:

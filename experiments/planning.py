@@ -6,6 +6,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from experiments.question import QuestionError
+from moon_jax.meter import matmul_peak
 from moon_jax.stages.application import ApplicationConfig
 from moon_jax.stages.posttrain import PosttrainConfig
 from sweeps.progress import duration
@@ -41,17 +43,18 @@ def plan(ledger: "Ledger", cells: "Sequence[Cell]", dataset: "Dataset", workers:
     kinds = [step.function.partition(":")[2] for step in waiting]
     done = Counter(step.function.partition(":")[2] for step in steps if ledger.result(step) is not None)
     posttrain = [step.config for step in steps if isinstance(step.config, PosttrainConfig)]
-    costs = [_flops(step) for step in waiting]
-    speed, overhead, measured = _speed(ledger, steps)
+    if workers < 1:
+        raise QuestionError(f"{workers} workers can do nothing; give at least 1")
+    seconds, measured = _seconds(ledger, steps, waiting)
     return Plan(
         cells=len(cells),
         to_run=Counter(kinds),
         done=done,
         params=max((config.encoder.parameters() for config in posttrain), default=0),
         tokens=float(sum(step.config.tokens for step in waiting if isinstance(step.config, PosttrainConfig))),
-        flops=sum(costs),
+        flops=sum(_flops(step) for step in waiting),
         memory=max((_memory(config) for config in posttrain), default=0.0),
-        seconds=(sum(costs) / speed + overhead * len(waiting)) / workers,
+        seconds=seconds / workers,
         measured=measured,
         detectable=_detectable(dataset, cells),
     )
@@ -92,18 +95,28 @@ def _memory(config: PosttrainConfig) -> float:
     return 16.0 * encoder.parameters() + 4.0 * tokens * encoder.hidden * 2 * encoder.depth * 16 + 12.0 * config.batch**2
 
 
-def _speed(ledger: "Ledger", steps: "Sequence[Step]") -> tuple[float, float, bool]:
-    """(FLOP/s a worker, seconds a step besides, whether measured here)."""
-    flops = seconds = 0.0
+def _seconds(ledger: "Ledger", steps: "Sequence[Step]", waiting: "Sequence[Step]") -> tuple[float, bool]:
+    """(seconds of one worker for what is waiting, whether all of it rests on this folder's own finished steps).
+
+    By kind of step: where there are FLOPs to count, seconds a FLOP; else the mean. A kind that never ran here is
+    assumed to take its FLOPs at a share of the matmul peak and a few seconds besides.
+    """
+    known: dict[str, list[tuple[float, float]]] = {}
     for step in steps:
         result = ledger.result(step)
-        if result is not None and (cost := _flops(step)):
-            flops, seconds = flops + cost, seconds + result["seconds"]
-    if flops and seconds:
-        return flops / seconds, 0.0, True
-    from moon_jax.meter import matmul_peak
-
-    return ASSUMED_SHARE * matmul_peak(), OVERHEAD, False
+        if result is not None:
+            known.setdefault(step.function, []).append((_flops(step), result["seconds"]))
+    total, measured, peak = 0.0, True, 0.0
+    for step in waiting:
+        cost, seen = _flops(step), known.get(step.function)
+        if not seen:
+            measured = False
+            peak = peak or matmul_peak()
+            total += cost / (ASSUMED_SHARE * peak) + OVERHEAD
+            continue
+        flops, seconds = (sum(part) for part in zip(*seen, strict=True))
+        total += cost * seconds / flops if cost and flops else seconds / len(seen)
+    return total, measured
 
 
 def _detectable(dataset: "Dataset", cells: "Sequence[Cell]") -> str:
@@ -131,7 +144,9 @@ def lines(name: str, made: Plan) -> list[str]:
     """The plan of a question as text."""
     kinds = sorted(made.to_run.keys() | made.done.keys())
     work = ", ".join(f"{kind} {made.to_run[kind]} to run / {made.done[kind]} done" for kind in kinds)
-    source = "from this folder's finished steps" if made.measured else f"assuming {ASSUMED_SHARE:.0%} of matmul peak"
+    source = "from this folder's finished steps"
+    if not made.measured:
+        source = f"assuming {ASSUMED_SHARE:.0%} of matmul peak where nothing is known from this folder's finished steps"
     return [
         f"{name}: {made.cells} cells; {work}",
         f"  encoder {made.params:,} parameters; {made.tokens:,.0f} tokens to train; {made.flops:.3g} FLOPs; "

@@ -48,42 +48,43 @@ def holdout_sentence(fit: Any, metric: str) -> str:
     return f"{start}: predicted {first['predicted']:.4f} {interval}, observed {seen}; {verdict}."
 
 
-def about_learning_rate(results: "pl.DataFrame", axis: str, search: str) -> tuple[list[str], list[str], list[int]]:
-    """Which rate the lr axis chooses at both ends, by the recall of the valid split and the first seed.
-
-    The recipe's rate (x1) is kept unless another one is better by two standard errors of a difference.
+def choose_rates(results: "pl.DataFrame", axis: str, search: str) -> tuple["pl.DataFrame", list[str], list[str]]:
+    """At each point of the axis the learning rate with the best valid recall, mean over seeds; test takes no part.
 
     Returns:
-        (a sentence for each end, weak points, the ends whose better rate is the axis's edge).
+        (the rows at the chosen rates, with `lr_checked` and `lr_at_edge` for the fit's checklist, sentences, weak points).
     """
     import polars as pl
 
-    chosen, weak, edges = [], [], []
     valid = f"valid_{search}_recall@10"
-    done = results.filter(pl.col("status") == "done")
-    for end, name in ((number(done[axis].min()), "smallest"), (number(done[axis].max()), "largest")):
-        at = done.filter((pl.col(axis) == end) & (pl.col("seed") == done["seed"].min())).sort("lr")
-        rates = dict(zip(at["lr"], at[valid], strict=True))
-        if len(rates) < 2 or 1.0 not in rates:
+    kept, said, edges, unchecked = [], [], [], []
+    for point in results[axis].unique().sort():
+        at = results.filter(pl.col(axis) == point)
+        seeds = at.filter(pl.col("lr") == 1.0)["seed"].to_list()
+        full = at.filter(pl.col("seed").is_in(seeds)).group_by("lr").agg(pl.col(valid).mean(), n=pl.len())
+        rates = dict(full.filter(pl.col("n") == len(seeds)).sort("lr").select("lr", valid).iter_rows())
+        if not rates:  # nothing at the recipe's own rate has finished here
             continue
-        error = math.sqrt(
-            sum(r * (1 - r) for r in (rates[1.0], max(rates.values()))) / at[f"valid_{search}_queries"][0]
-        )
         best = max(rates, key=lambda lr: rates[lr])
-        seen = ", ".join(f"x{lr:.2g} {recall:.4f}" for lr, recall in rates.items())
-        kept = rates[best] - rates[1.0] <= 2 * error
-        chosen.append(
-            f"Learning rate at the {name} {axis} ({end:,.0f}), {valid}: {seen} (SE of a difference {error:.4f}): "
-            + ("x1 stands." if kept else f"x{best:.2g} would be better.")
-        )
-        if kept:
+        checked = len(rates) > 1
+        edge = checked and best in (min(rates), max(rates))
+        chosen = at.filter((pl.col("lr") == best) & pl.col("seed").is_in(seeds))
+        kept.append(chosen.with_columns(lr_checked=pl.lit(checked), lr_at_edge=pl.lit(edge)))
+        if not checked:
+            unchecked.append(f"{point:,.0f}")
             continue
+        if edge:
+            edges.append(f"{point:,.0f}")
+        seen = ", ".join(f"x{lr:.2g} {recall:.4f}" for lr, recall in rates.items())
+        said.append(f"Learning rate at {point:,.0f} {axis}, {valid}: {seen}; x{best:.2g} chosen.")
+    weak = []
+    if edges:
         weak.append(
-            f"the fit uses learning rate x1 where x{best:.2g} is better at the {name} {axis}: the slope carries it"
+            f"learning rate: at {axis} {', '.join(edges)} the best lies at the edge of the axis, perhaps beyond it"
         )
-        if best in (min(rates), max(rates)):
-            edges.append(int(end))
-    return chosen, weak, edges
+    if unchecked and said:
+        weak.append(f"learning rate: x1 is used unchecked at {axis} {', '.join(unchecked)}")
+    return pl.concat(kept), said, weak
 
 
 def floors_of(results: "pl.DataFrame", metric: str) -> dict[str, float]:
@@ -105,13 +106,14 @@ def floors_of(results: "pl.DataFrame", metric: str) -> dict[str, float]:
 def clears(results: "pl.DataFrame", search: str) -> list[str]:
     """How far the largest budget stands above the untrained encoder, and on which side of the pixel floors.
 
+    results: the rows at the chosen rates, and the untrained ones.
     Against pixels the same queries are compared (paired); against the untrained encoder and chance they are not, which
     makes the standard error too large if anything.
     """
     import polars as pl
 
     metric = f"{search}_hit@10"
-    done = results.filter((pl.col("status") == "done") & (pl.col("lr") == 1.0))
+    done = results.filter(pl.col("status") == "done")
     largest = done.filter(pl.col("budget") == done["budget"].max())
     queries = int(largest[f"{search}_queries"][0])
     best = number(largest[metric].mean())

@@ -25,7 +25,8 @@ class Recipe:
         height, width: of images, in pixels; vocabulary, text_length: of the tokenizer, and tokens of a text.
         batch, lr: pairs a step, and the learning rate that the `lr` axis multiplies.
         budgets: training tokens of the token question; the largest is held out of its fits.
-        seeds: replicates; lr_axis: multipliers run at the smallest and largest point with the first seed.
+        seeds: replicates; lr_axis: multipliers run at the smallest and largest point, or at all (lr_everywhere); the best
+            on valid is fitted.
         negatives, negatives_tokens: candidates a query, and the token budget they share.
         lengths, examples: history lengths of the CTR question, and impressions that a CTR run trains on.
         version_budgets: token budgets of the exchange rate's versions; ctr_length: history length of its CTR model.
@@ -52,9 +53,14 @@ class Recipe:
     version_budgets: tuple[int, ...]
     ctr_length: int
     lr_axis: tuple[float, ...] = (1 / 3, 1.0, 3.0)
+    lr_everywhere: bool = False
     own_weight: float = 0.0
     augment_items: bool = False
     dtype: str = "float32"
+
+    def tuned(self, points: tuple[int, ...]) -> tuple[int, ...]:
+        """The points of a grid that get the lr axis."""
+        return points if self.lr_everywhere else (points[0], points[-1])
 
 
 _RENDERED = Recipe(
@@ -90,6 +96,7 @@ _PHOTOS = replace(
     lengths=(1, 4, 16, 64, 256),
     version_budgets=(30_000, 100_000, 300_000, 900_000),
     own_weight=1.0,
+    lr_everywhere=True,
 )
 _DEMO = {True: _RENDERED, False: _PHOTOS}
 _SMOKE = {
@@ -103,6 +110,7 @@ _SMOKE = {
     "examples": 1_500,
     "version_budgets": (1_500, 3_000, 6_000, 12_000),
     "ctr_length": 8,
+    "lr_everywhere": False,
 }
 _GPU = {
     "size": "small",

@@ -3,7 +3,8 @@
 import hashlib
 import json
 import os
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,8 +19,10 @@ if TYPE_CHECKING:
     from sweeps import Cell, Ledger, Snapshot
 
 SCHEMA = "1"
+_OF_TRAINING = ("params", "tokens", "unique_tokens", "passes")
 UNITS = {
     "tokens": "ViT patches + non-padding text tokens, both sides of every pair",
+    "flops": "FLOP, matrix products of training, all stages of the cell",
     "posttrain_flops": "FLOP, matrix products, loss included",
     "application_flops": "FLOP, matrix products",
     "posttrain_tokens_per_second": "tokens/s without compilation",
@@ -53,9 +56,12 @@ def open_data(folder: Path | None, preset: str, say: Any) -> "Dataset":
     from experiments.worlds import world_for
     from moon_jax.data.world import make_world
     from sweeps import canonical
+    from sweeps.sources import source_digest
 
     config = world_for(preset)
-    name = hashlib.sha256(canonical(config).encode()).hexdigest()[:12]
+    # The code that makes it is part of its name: a world outlives no change of its generator.
+    made_by = source_digest("moon_jax.data.world:make_world")
+    name = hashlib.sha256(f"{canonical(config)} {made_by}".encode()).hexdigest()[:12]
     home = cache_folder() / "worlds" / name
     if home.is_dir():
         return open_dataset(home)
@@ -67,8 +73,7 @@ def require_sound_once(dataset: "Dataset", out: Path) -> None:
     """Check the contract, once for each content; DataError at the first fault."""
     from moon_jax.data.checking import require_sound
 
-    digest = hashlib.sha256(json.dumps(dict(dataset.digests), sort_keys=True).encode()).hexdigest()[:16]
-    mark = out / "checked" / f"{digest}.json"
+    mark = out / "checked" / f"{fingerprint(dataset)}.json"
     if mark.exists():
         return
     require_sound(dataset.folder)
@@ -118,6 +123,19 @@ def settle_stale(ledger: "Ledger", planned: "dict[str, list[Cell]]", stale: str 
             ledger.discard(name)
 
 
+def refuse_other_data(out: Path, question: str, dataset: "Dataset") -> None:
+    """QuestionError where the folder holds the question's answer on other data: it would be written over."""
+    held = load_about(out, question).get("fingerprint")
+    if held is not None and held != fingerprint(dataset):
+        name = load_about(out, question)["data"]
+        raise QuestionError(f"{out / question} holds the answer on other data ({name}); give another --out")
+
+
+def fingerprint(dataset: "Dataset") -> str:
+    """A name for the content of all files of a dataset."""
+    return hashlib.sha256(json.dumps(dict(dataset.digests), sort_keys=True).encode()).hexdigest()[:16]
+
+
 def worker_environment() -> dict[str, str]:
     """Compiled programs are shared by all workers and runs; on jaxlib 0.10 XLA:CPU compiles faster without emitters.
 
@@ -142,12 +160,48 @@ def collect(ledger: "Ledger", question: str, cells: "Sequence[Cell]") -> "pl.Dat
     table = table.with_columns(pl.col(c).cast(pl.Float64) for c, t in table.schema.items() if t == pl.Null)
     simulated = load_about(ledger.root, question).get("simulated", {})
     table = table.with_columns(simulated=pl.lit(any(simulated.values())))
+    spent = [name for name in table.columns if name.endswith("_flops")]
+    table = table.with_columns(flops=pl.sum_horizontal(spent) if spent else pl.lit(0.0))
+    # What the contract of results promises for every question, where the cell's own coordinates do not say it.
+    trained = [name for name in ("posttrain_step", "application_step") if name in table.columns]
+    given = {"run": pl.col(trained[0]) if trained else pl.lit(None, pl.String)}
+    given |= {"version": pl.col("run")} | {name: pl.lit(None, pl.Float64) for name in _OF_TRAINING}
+    for name, value in given.items():
+        if name not in table.columns:
+            table = table.with_columns(value.alias(name))
     units = {column: unit for column, unit in UNITS.items() if column in table.columns}
     target = ledger.root / question / "results.parquet"
     part = target.with_suffix(f".{os.getpid()}.part")
     table.write_parquet(part, metadata={"schema_version": SCHEMA, "units": json.dumps(units)})
     part.replace(target)
     return table
+
+
+class Tables:
+    """Keeps `results.parquet` of the questions up to date while they run, so that they can be read meanwhile."""
+
+    EVERY = 20.0  # seconds
+
+    def __init__(self, ledger: "Ledger", planned: "dict[str, list[Cell]]"):
+        self._ledger, self._planned = ledger, planned
+        self._finished, self._next = -1, 0.0
+
+    def beside(self, shown: "Callable[[Snapshot], None]") -> "Callable[[Snapshot], None]":
+        """What a tick of a run does: the view, and then the tables."""
+
+        def tick(now: "Snapshot") -> None:
+            shown(now)
+            self.refresh(now)
+
+        return tick
+
+    def refresh(self, now: "Snapshot") -> None:
+        """Write the tables anew if steps have finished since, at most every so many seconds."""
+        if len(now.finished) == self._finished or time.monotonic() < self._next:
+            return
+        for question, cells in self._planned.items():
+            collect(self._ledger, question, cells)
+        self._finished, self._next = len(now.finished), time.monotonic() + self.EVERY
 
 
 def reading_of(question: Question, table: "pl.DataFrame") -> Reading:
@@ -175,6 +229,8 @@ def write_reading(
     home = out / question.name
     for folder in ("fits", "figures"):
         (home / folder).mkdir(parents=True, exist_ok=True)
+        for former in (home / folder).iterdir():  # of an earlier reading, perhaps of other metrics
+            former.unlink()
     for name, fit in reading.fits.items():
         fit.save(home / "fits" / f"{name}.json")
     for name, figure in reading.figures.items():
@@ -208,12 +264,15 @@ def save_about(out: Path, question: str, dataset: "Dataset", preset: str) -> dic
     """What a later `moon report` needs to know of a run: data, licence, what is simulated, preset."""
     about = {
         "data": dataset.name,
+        "fingerprint": fingerprint(dataset),
         "source": dataset.source,
         "licence": dataset.licence,
         "simulated": dict(dataset.simulated),
         "preset": preset,
     }
-    (out / question / "about.json").write_text(json.dumps(about, indent=1))
+    from sweeps.files import write_json
+
+    write_json(out / question / "about.json", about)
     return about
 
 

@@ -11,7 +11,7 @@ import analysis
 from analysis.figures import line_figure
 from experiments import steps
 from experiments.question import QuestionError, Reading
-from experiments.reading import number
+from experiments.reading import holdout_sentence, number
 from experiments.recipes import mixture_of, recipe_for, searches_of
 from sweeps import Cell
 
@@ -81,7 +81,7 @@ def read(results: "pl.DataFrame") -> Reading:
         )  # fmt: skip
         reading.answer.append(f"Against the known Bayes-optimal curve: {verdict}.")
     users = int(done["gauc_users"][0])
-    smallest = 2.8 * number(gains["error"].median())
+    smallest = number((gains["error"] * (gains["t"] + 0.85)).median())
     reading.answer.append(
         f"The smallest gain that could have been seen (80 % power, 5 % level) is about {smallest:.4f} GAUC; "
         f"{users} users counted, {int(done['gauc_left_out'][0])} left out for having one class."
@@ -102,7 +102,8 @@ def read(results: "pl.DataFrame") -> Reading:
             reading.fits["gauc-" + ("moon" if name == MOON else "ids")] = fit
             slope = fit.intervals(0.95)["b"]
             reading.answer.append(
-                f"{name}: {fit.params['b']:+.4f} GAUC per e-fold of L [{slope[0]:+.4f}, {slope[1]:+.4f}]."
+                f"{name}: {fit.params['b']:+.4f} GAUC per e-fold of L [{slope[0]:+.4f}, {slope[1]:+.4f}] below the longest. "
+                + holdout_sentence(fit, "gauc")
             )
     reading.tables["paired gain of representations"] = gains
     shown = ["L", "model", "seed", "gauc", "auc", "log_loss", "bayes_gauc", "gauc_minus_bayes", "gauc_minus_bayes_se"]
@@ -111,18 +112,29 @@ def read(results: "pl.DataFrame") -> Reading:
 
 
 def _gains(ours: "pl.DataFrame") -> "pl.DataFrame":
-    """Per L: mean paired gain over seeds, with users' and seeds' noise.
+    """Per L: mean paired gain over seeds, with users' and seeds' noise; a t interval with Welch-Satterthwaite df.
 
-    All seeds share the test users, so averaging over seeds does not shrink the users' part of the error.
+    All seeds share the test users, so averaging over seeds does not shrink the users' part of the error. The seeds' part
+    rests on the spread pooled over all L: two seeds at one L say little of it.
     """
     import polars as pl
+    from scipy.special import stdtrit
 
-    return (
-        ours.group_by("L")
-        .agg(
-            gain=pl.col("gauc_gain").mean(),
-            error=(pl.col("gauc_gain_se").mean() ** 2 + pl.col("gauc_gain").var().fill_null(0) / pl.len()).sqrt(),
-        )
-        .with_columns(low=pl.col("gain") - 1.96 * pl.col("error"), high=pl.col("gain") + 1.96 * pl.col("error"))
-        .sort("L")
+    table = ours.group_by("L").agg(
+        gain=pl.col("gauc_gain").mean(),
+        users=pl.col("gauc_gain_se").mean(),
+        squares=((pl.col("gauc_gain") - pl.col("gauc_gain").mean()) ** 2).sum(),
+        seeds=pl.len(),
     )
+    freedom = int((table["seeds"] - 1).sum())
+    spread = float(table["squares"].sum()) / freedom if freedom else 0.0
+    by_users, by_seeds = table["users"] ** 2, spread / table["seeds"]
+    counted = max(number(ours["gauc_users"].min()) - 1, 1.0)
+    df = (by_users + by_seeds) ** 2 / (by_users**2 / counted + by_seeds**2 / max(freedom, 1) + 1e-300)
+    error = (by_users + by_seeds).sqrt()
+    t = pl.Series(stdtrit(df.clip(1.0).to_numpy(), 0.975))
+    half = error * t
+    shown = table.select("L", "gain").with_columns(
+        error=error, t=t, low=table["gain"] - half, high=table["gain"] + half
+    )
+    return shown.sort("L")

@@ -12,7 +12,7 @@ from analysis.figures import scaling_figure
 from experiments import steps
 from experiments.question import Reading
 from experiments.reading import (
-    about_learning_rate,
+    choose_rates,
     clears,
     floors_of,
     holdout_sentence,
@@ -31,12 +31,12 @@ if TYPE_CHECKING:
 
 
 def cells(preset: str, data: "Dataset") -> list[Cell]:
-    """budget x seed, an lr axis at both ends, and the untrained encoder."""
+    """budget x seed x lr (an axis at both ends, or everywhere), and the untrained encoder."""
     data.path("pairs")
     recipe, search = recipe_for(preset, data), measured_search(data)
     points = [(budget, seed, 1.0) for budget in recipe.budgets for seed in recipe.seeds]
-    ends = (recipe.budgets[0], recipe.budgets[-1])
-    points += [(budget, recipe.seeds[0], lr) for budget in ends for lr in recipe.lr_axis if lr != 1.0]
+    axis = [(budget, lr) for budget in recipe.tuned(recipe.budgets) for lr in recipe.lr_axis if lr != 1.0]
+    points += [(budget, seed, lr) for budget, lr in axis for seed in recipe.seeds]
     points += [(0, seed, 1.0) for seed in recipe.seeds]
     out = []
     for budget, seed, lr in sorted(points):
@@ -56,11 +56,9 @@ def read(results: "pl.DataFrame") -> Reading:
 
     search = primary_search(results)
     trained = results.filter(pl.col("budget") > 0)
-    runs = trained.filter(pl.col("lr") == 1.0)
+    runs, rates, weak = choose_rates(trained, "budget", search)
     # Seeds realise a budget to within a fraction of a percent: their mean makes them replicates of one x.
     runs = runs.with_columns(pl.col("tokens").mean().over("budget"))
-    rates, weak, edges = about_learning_rate(trained, "budget", search)
-    runs = runs.with_columns(lr_at_edge=pl.col("budget").is_in(edges))
     floors = floors_of(results, f"{search}_recall@10")
     reading = Reading(answer=[], weak=weak)
     for metric, transform in measured(search):
@@ -78,7 +76,10 @@ def read(results: "pl.DataFrame") -> Reading:
                     xlabel="post-training tokens",
                     ylabel=metric,
                 )
-    reading.answer += [*clears(results, search), *rates]
+    reading.answer += [
+        *clears(pl.concat([results.filter(pl.col("budget") == 0), runs], how="diagonal"), search),
+        *rates,
+    ]
     reading.answer.append(throughput_sentence(trained, "posttrain", "tokens"))
     columns = ["budget", "seed", "lr", "tokens", "passes", f"{search}_recall@1", f"{search}_recall@10"]
     columns += [f"{search}_hit@10", f"{search}_recall@10_no_twins", f"{search}_hit@10_no_twins", f"{search}_entropy"]

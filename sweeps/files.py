@@ -1,5 +1,6 @@
 """Small files that other processes may read at any moment: they appear whole or not at all."""
 
+import hashlib
 import json
 import math
 import os
@@ -50,3 +51,18 @@ def _untagged(value: Any) -> Any:
     if isinstance(value, list):
         return [_untagged(part) for part in value]
     return value
+
+
+def stamp_of(path: str | os.PathLike[str]) -> str:
+    """Size and time of change of a file, or of all files in a folder: differs once somebody has written there."""
+    root = Path(path)
+    found = sorted(root.rglob("*")) if root.is_dir() else [root]
+    parts = []
+    for file in found:
+        try:
+            status = file.stat()
+        except OSError:
+            continue
+        if file.is_file():
+            parts.append(f"{file.relative_to(root)} {status.st_size} {status.st_mtime_ns}")
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]

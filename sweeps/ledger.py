@@ -8,7 +8,7 @@ from typing import Any
 
 from sweeps import attempts, leases
 from sweeps.errors import SweepError
-from sweeps.files import read_json, write_json
+from sweeps.files import read_json, stamp_of, write_json
 from sweeps.identity import canonical, decode, text_of
 from sweeps.outcomes import LOST, RESULTS
 from sweeps.plans import Plan, questions_in, read_plan, write_plan
@@ -29,7 +29,7 @@ class StepRecord:
     function: str
     version: int
     config: Any  # in canonical form; `rebuilt_config` gives the object
-    files: Mapping[str, Mapping[str, str]]  # name -> {"digest", "path"}
+    files: Mapping[str, Mapping[str, str]]  # name -> {"digest", "path", "stamp"}
     needs: Mapping[str, str]  # name -> name of the needed step
 
     def rebuilt_config(self) -> Any:
@@ -193,7 +193,8 @@ class Ledger:
     # Staleness
 
     def stale(self, steps: Iterable[Step | str]) -> list[str]:
-        """Names of done steps that today's sources, or the results they would read today, would not have given.
+        """Names of done steps, among these and all that they need, that today's sources, or the results they would read
+        today, would not have given; what is needed comes first.
 
         What rests on a stale step is stale too, so that discarding all of these leaves nothing mixed.
         """
@@ -206,7 +207,9 @@ class Ledger:
                 found[name] = any(visited) or self._differs(name)
             return found[name]
 
-        return [_name(step) for step in steps if visit(step) and self.result(step) is not None]
+        for step in steps:
+            visit(step)
+        return [name for name, stale in found.items() if stale and self.result(name) is not None]
 
     def discard(self, step: Step | str) -> Path:
         """Move the step's result aside, as `result.stale-N.json`, so that it runs again from its beginning.
@@ -250,8 +253,11 @@ class Ledger:
         known = read_json(path)
         if known is not None and known["id"] != step.id:
             raise SweepError(f"{path}: holds another step of the same short name; use a new --out folder")
-        files = {name: {"digest": file.digest, "path": os.path.abspath(file.path)} for name, file in step.files.items()}
-        if known is not None and all(os.path.exists(kept["path"]) for kept in known["files"].values()):
+        files = {
+            name: {"digest": file.digest, "path": os.path.abspath(file.path), "stamp": stamp_of(file.path)}
+            for name, file in step.files.items()
+        }
+        if known is not None and known["files"] == files:
             return
         path.parent.mkdir(parents=True, exist_ok=True)
         needs = {name: needed.name for name, needed in step.needs.items()}

@@ -6,13 +6,13 @@ import os
 import sys
 import time
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from sweeps import attempts, leases
 from sweeps.errors import Preempted, SweepError
-from sweeps.files import write_json
+from sweeps.files import stamp_of, write_json
 from sweeps.ledger import Ledger, StepRecord
 from sweeps.outcomes import RESULTS, plain_metrics, plain_scalar, status_of
 from sweeps.provenance import provenance
@@ -68,7 +68,7 @@ def _call(
     if function is None:
         raise SweepError(f"{record.name}: module {module_name} has no function {function_name}")
     config = record.rebuilt_config()
-    files = {name: _present(record, name, Path(file["path"])) for name, file in record.files.items()}
+    files = {name: _as_planned(record, name, file) for name, file in record.files.items()}
     inputs = {name: ledger.folder(needed) for name, needed in record.needs.items()}
     read = {name: {"step": record.needs[name], "attempt": folder.name} for name, folder in inputs.items()}
     report = _Report(attempt, began, stopping)
@@ -150,11 +150,15 @@ def _say_what_was_adopted(attempt: attempts.Attempt) -> None:
         print(f"goes on from the checkpoints of attempt {attempt.adopted} ({attempt.adopted_seconds:.1f} s of work)")
 
 
-def _present(record: StepRecord, name: str, path: Path) -> Path:
+def _as_planned(record: StepRecord, name: str, file: Mapping[str, str]) -> Path:
+    """Where the file lies. The digest is of its content when it was planned: what was written since has another."""
+    path = Path(file["path"])
     if not path.exists():
         raise SweepError(
             f"{record.name}: file {name!r} is not at {path} any more; plan the question again with its data"
         )
+    if stamp_of(path) != file["stamp"]:
+        raise SweepError(f"{record.name}: {path} was changed after it was planned; plan the question again")
     return path
 
 

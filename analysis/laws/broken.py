@@ -146,7 +146,7 @@ register(
 _BREAK = (
     Param("c", "real", -20.0, 20.0),
     Param("d", "positive"),
-    Param("f", "positive", 1e-2, 10.0),
+    Param("f", "positive", 5e-2, 10.0),
 )
 for _count in (1, 2, 3):
     _breaks = [replace(param, name=f"{param.name}{k}") for k in range(1, _count + 1) for param in _BREAK]

@@ -212,6 +212,12 @@ def _read_json(folder: Path) -> dict[str, Any]:
     for key, kind in (("name", str), ("source", str), ("licence", str), ("files", dict)):
         if not isinstance(described.get(key), kind):
             raise DataError(f"{path}: field {key!r} is missing or not a {kind.__name__}")
+    for key in ("forms", "facts"):
+        if not isinstance(described.get(key, {}), dict):
+            raise DataError(f"{path}: field {key!r} must be an object")
+    for search, form in described.get("forms", {}).items():
+        if not isinstance(form, str):
+            raise DataError(f'{path}: forms.{search} must be text such as "image->image+text", not {form!r}')
     for file, entry in described["files"].items():
         if file not in FILES:
             raise DataError(f"{path}: files names {file!r}; the contract has {', '.join(FILES)}")

@@ -14,7 +14,7 @@ import numpy as np
 import optax
 from flax import nnx
 
-from moon_jax.data.contract import read_table
+from moon_jax.data.contract import DataError, read_table
 from moon_jax.data.histories import Behaviour, read_behaviour
 from moon_jax.meter import Meter
 from moon_jax.metrics import auc, gauc, log_loss
@@ -122,7 +122,7 @@ def impressions(behaviour: Behaviour, split: str, config: ApplicationConfig) -> 
     """Endless shuffled batches of impressions with their histories as slices; deterministic and checkpointable."""
     rows = np.flatnonzero(behaviour.split == split)
     if rows.size < config.batch:
-        raise ValueError(f"{rows.size} {split} impressions are fewer than a batch of {config.batch}")
+        raise DataError(f"{rows.size} {split} impressions are fewer than a batch of {config.batch}")
     shuffled = grain.MapDataset.source(rows).seed(config.seed).shuffle().repeat()
     batched = shuffled.batch(config.batch, drop_remainder=True).map(lambda r: read(behaviour, r, config.length))
     return iter(batched.to_iter_dataset(grain.ReadOptions(num_threads=1, prefetch_buffer_size=4)))

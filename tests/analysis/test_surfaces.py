@@ -46,7 +46,9 @@ def test_errors_name_the_file(tmp_path):
 
 
 def test_the_table_of_laws_has_a_line_for_each():
-    assert [line.split()[0] for line in laws_table().splitlines()] == list(analysis.LAWS)
+    named = [line.split()[0] for line in laws_table().splitlines() if not line.startswith(" ")]
+    assert sorted(named) == sorted(analysis.LAWS)
+    assert named[0] == "log_line"  # simple ones first
 
 
 def test_importing_loads_nothing_heavy():
@@ -59,9 +61,10 @@ def test_docstring_examples_run():
     import doctest
 
     import analysis.fitting
-    import analysis.laws
+    import analysis.laws.law
+    import analysis.profile
 
-    for module in (analysis.fitting, analysis.laws):
+    for module in (analysis.fitting, analysis.laws.law, analysis.profile):
         result = doctest.testmod(module, optionflags=doctest.ELLIPSIS)
         assert result.attempted > 0
         assert result.failed == 0

@@ -93,12 +93,12 @@ def test_styles_as_they_come(tmp_path: Path) -> None:
         "7,A,B,C,Red,,Again",
     ]
     path.write_text("\r\n".join(lines))
-    products, malformed, duplicate = read_styles(path)
+    products, malformed, duplicate = read_styles(tmp_path)
     assert [(product.item_id, product.title) for product in products] == [(7, 'He said "hi", twice')]
     assert (malformed, duplicate) == (2, 1)
     path.write_text("id,masterCategory\n")
     with pytest.raises(DataError, match="line 1: lacks column 'subCategory'"):
-        read_styles(path)
+        read_styles(tmp_path)
 
 
 def assert_title_groups_stay_apart(dataset: Dataset) -> None:

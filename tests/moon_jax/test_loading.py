@@ -144,7 +144,7 @@ def test_fashion_titles_of_an_evaluation_are_never_trained_on(real_data: Path, t
     """From the real titles, without decoding a photo: training pairs and own photos stay clear of held-out titles."""
     from moon_jax.data.adapters.fashion import group_queries, read_styles, split_titles
 
-    products, _, _ = read_styles(real_data / "fashion-product-images-small" / "styles.csv")
+    products, _, _ = read_styles(real_data / "fashion-product-images-small")
     groups: dict[str, list[int]] = {}
     for product in products:
         groups.setdefault(product.title, []).append(product.item_id)

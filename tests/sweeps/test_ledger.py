@@ -191,22 +191,30 @@ def test_a_step_that_cannot_be_found_is_bad_input_in_one_line(ledger: Ledger, tm
         assert says in failure["message"]
 
 
-def test_the_latest_path_of_a_file_counts_once_the_old_one_is_gone(
-    ledger: Ledger, counting: Make, tmp_path: Path
-) -> None:
+def test_the_latest_path_of_a_file_counts(ledger: Ledger, counting: Make, tmp_path: Path) -> None:
     old, new = tmp_path / "old", tmp_path / "new"
     for path in (old, new):
         path.write_text(path.name)
+    step = counting(1, files={"table": DataFile(new, "same")})
     for path in (old, new):
         ledger.register([counting(1, files={"table": DataFile(path, "same")})])
-    assert ledger.record(counting(1, files={"table": DataFile(new, "same")})).files["table"]["path"] == str(old)
-    old.unlink()
-    step = counting(1, files={"table": DataFile(new, "same")})
-    ledger.register([step])
+    assert ledger.record(step).files["table"]["path"] == str(new)
+    old.write_text("something else, which nobody reads")
     work(ledger.root)
     result = ledger.result(step)
     assert result is not None
     assert result["metrics"]["text"] == "new"
+
+
+def test_a_file_that_changed_after_it_was_planned_is_not_read(ledger: Ledger, counting: Make, tmp_path: Path) -> None:
+    path = tmp_path / "table"
+    path.write_text("as planned")
+    step = counting(1, files={"table": DataFile(path, "digest of what was planned")})
+    ledger.register([step])
+    path.write_text("written over since")
+    work(ledger.root)
+    assert ledger.result(step) is None
+    assert "was changed after it was planned" in (ledger.failure(step) or {})["message"]
 
 
 def test_names_with_two_meanings_are_refused(ledger: Ledger, counting: Make) -> None:
@@ -287,7 +295,7 @@ def test_stale_results_are_found_with_what_rests_on_them_and_rerun_from_their_be
     assert ledger.stale([first, second]) == []
     for module in ("sweeps.ledger", "sweeps.running"):
         monkeypatch.setattr(f"{module}.source_digest", lambda function: "another")
-    assert ledger.stale([second, first]) == [second.name, first.name]
+    assert ledger.stale([second]) == [first.name, second.name]  # what it needs, too, and first
     aside = ledger.discard(first)
     assert aside.name == "result.stale-1.json"
     assert ledger.result(first) is None

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from moon_jax.data.adapters.photos import read_photos
+from moon_jax.data.adapters.photos import read_photos, read_text
 from moon_jax.data.contract import DataError, Dataset, refuse_existing, write_dataset
 
 if TYPE_CHECKING:
@@ -41,7 +41,8 @@ class Product:
 
 
 def import_fashion(source: Path, target: Path, *, progress: Callable[[int, int], None] | None = None) -> Dataset:
-    """Imports the folder `source` (styles.csv with images/ or images.zip) into the contract directory `target`.
+    """Imports `source` into the contract directory `target`: a folder with styles.csv and images/ or images.zip, or one
+    zip with both.
 
     Items without a photo that decodes are left out and counted in `facts["left_out"]`. Titles are split three ways by
     SHA-256. `progress(done, total)` counts photos. Raises DataError where a file is missing, a column is missing, more
@@ -49,7 +50,7 @@ def import_fashion(source: Path, target: Path, *, progress: Callable[[int, int],
     """
     source, target = Path(source), Path(target)
     refuse_existing(target)
-    products, malformed, duplicate = read_styles(source / "styles.csv")
+    products, malformed, duplicate = read_styles(source)
     photos, absent, broken = read_photos(source, "images", [product.item_id for product in products], progress)
     left_out = {"malformed_line": malformed, "duplicate_id": duplicate, "no_image": len(absent), "broken": len(broken)}
     lines = len(products) + malformed + duplicate
@@ -90,17 +91,13 @@ def import_fashion(source: Path, target: Path, *, progress: Callable[[int, int],
     )
 
 
-def read_styles(path: Path) -> tuple[list[Product], int, int]:
+def read_styles(source: Path) -> tuple[list[Product], int, int]:
     """Products in the order of ids, the number of malformed lines, and of repeated ids.
 
     Kaggle does not quote titles, so whatever commas stand beyond the last column belong to the title.
     """
-    try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
-    except FileNotFoundError as error:
-        raise DataError(f"{path}: missing; give the folder of the downloaded set") from error
-    except (UnicodeDecodeError, OSError) as error:
-        raise DataError(f"{path}: cannot be read as UTF-8 text ({error})") from error
+    path = source / "styles.csv"
+    lines = read_text(source, "styles.csv").splitlines()
     header = lines[0].split(",") if lines else []
     if missing := [column for column in _NEEDED if column not in header]:
         raise DataError(f"{path}, line 1: lacks column {missing[0]!r}; it has {', '.join(header) or 'nothing'}")

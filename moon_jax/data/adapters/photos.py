@@ -14,12 +14,13 @@ Reader = Callable[[int], bytes | None]
 
 @contextmanager
 def open_photos(source: Path, name: str) -> Iterator[Reader]:
-    """A function from id to the bytes of `<id>.jpg` in the folder `source/name` or `source/name.zip`, None if absent.
+    """A function from id to the bytes of `<id>.jpg`, None if absent: in the folder `source/name`, in `source/name.zip`, or,
+    where `source` itself is a zip, in that.
 
     The zip is read as a stream: nothing is extracted, so no path inside it is ever followed. Raises DataError if
     neither is there or the zip is broken.
     """
-    folder, archive = source / name, source / f"{name}.zip"
+    folder, archive = (source / name, source / f"{name}.zip") if not source.is_file() else (source / name, source)
     if folder.is_dir():
 
         def read(photo: int) -> bytes | None:
@@ -88,3 +89,21 @@ def read_photos(
             if progress is not None:
                 progress(start + len(part), len(ids))
     return good, absent, broken
+
+
+def read_text(source: Path, name: str) -> str:
+    """The text of the file `name` in the folder `source`, or in the zip `source`; DataError where it is missing."""
+    path = source / name
+    try:
+        if not source.is_file():
+            return path.read_text(encoding="utf-8-sig")
+        with _open_zip(source) as opened:
+            inside = [info for info in opened.infolist() if info.filename.rsplit("/", 1)[-1] == name]
+            if not inside:
+                raise DataError(f"{source}: has no {name} in it; give the downloaded set, a folder or its zip")
+            first = min(inside, key=lambda info: len(info.filename))
+            return opened.read(first).decode("utf-8-sig")
+    except FileNotFoundError as error:
+        raise DataError(f"{path}: missing; give the downloaded set, a folder or its zip") from error
+    except (UnicodeDecodeError, OSError) as error:
+        raise DataError(f"{path}: cannot be read as UTF-8 text ({error})") from error

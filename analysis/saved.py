@@ -1,0 +1,70 @@
+"""Answers that are saved as JSON and read back equal: what `Allocation`, `MarginalTable` and `Equivalent` share."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, ClassVar, Self
+
+from analysis.fitted import read_saved
+
+
+class Saved:
+    """A frozen dataclass of plain values (numbers, texts, tuples, dicts) with a format's name.
+
+    NaN is saved as null and infinity as "inf", so that any reader of JSON takes the file.
+    """
+
+    FORMAT: ClassVar[str]
+
+    def to_dict(self) -> dict[str, Any]:
+        """What `save` writes: plain JSON types."""
+        fields: dict[str, Any] = asdict(self)  # type: ignore[call-overload]
+        plain: dict[str, Any] = _plain({"format": self.FORMAT, **fields})
+        return plain
+
+    def save(self, path: str | Path) -> Path:
+        """Write the answer as JSON; folders are made."""
+        path = Path(path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(self.to_dict(), allow_nan=False) + "\n")
+        return path
+
+    @classmethod
+    def load(cls, path: str | Path) -> Self:
+        """Read a saved answer.
+
+        Raises:
+            TableError: the file is missing or holds something else.
+        """
+        data = read_saved(path, cls.FORMAT)
+        return cls(**{name: _numbers(value) for name, value in data.items() if name != "format"})
+
+    def __eq__(self, other: object) -> bool:
+        return type(other) is type(self) and json.dumps(self.to_dict()) == json.dumps(other.to_dict())
+
+    __hash__ = None  # type: ignore[assignment]
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    if isinstance(value, float) and value != value:
+        return None
+    if isinstance(value, float) and abs(value) == float("inf"):
+        return "inf" if value > 0 else "-inf"
+    return value
+
+
+def _numbers(value: Any) -> Any:
+    """The inverse: null is NaN, "inf" is infinity, a list is a tuple."""
+    if isinstance(value, dict):
+        return {key: _numbers(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return tuple(_numbers(item) for item in value)
+    if value is None or value in ("inf", "-inf"):
+        return float("nan") if value is None else float(value)
+    return value
