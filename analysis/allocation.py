@@ -195,7 +195,7 @@ def allocate(
         >>> law = analysis.fit(table, x=["N", "D"], y="loss", law="chinchilla", resamples=0)
         >>> best = analysis.allocate(law, cost=lambda v: 6 * v["N"] * v["D"], budget=1e21)
         >>> {name: f"{x:.3g}" for name, x in best.values.items()}
-        {'N': '3.67e+09', 'D': '4.54e+10'}
+        {'N': '3.14e+09', 'D': '5.3e+10'}
     """
     worth = weigh(laws, rate, better)
     check_level(level)

@@ -2,7 +2,8 @@
 
 Hypothesis: a small encoder that sees enough photos retrieves the same product more often than thumbnails and colour
 histograms do. One factor is changed at a time at a fixed number of tokens (own photos as pairs, patch size, resolution,
-model size, text in the item, augmentation, learning rate, batch), then the recipe and the wider model run longer. Refuted if no cell clears it.
+model size, text in the item, augmentation, learning rate, batch), then the recipe and a wider model run longer. Refuted
+if no cell clears it.
 """
 
 from dataclasses import replace
