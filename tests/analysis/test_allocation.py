@@ -344,3 +344,13 @@ def test_a_metric_that_more_does_not_move_one_way_needs_a_direction():
         analysis.allocate(laws, cost=product, at={"a": 1e3, "b": 1e3})
     found = analysis.allocate(laws, cost=product, at={"a": 1e3, "b": 1e3}, better="higher", bounds={"b": (1e2, 1e6)})
     assert found.values["b"] == pytest.approx(1e2, rel=1e-6)
+
+
+def test_docstring_examples_run():
+    import doctest
+    import importlib
+
+    for name in ("allocation", "costs", "equivalent", "marginal"):
+        result = doctest.testmod(importlib.import_module(f"analysis.{name}"))
+        assert result.attempted > 0
+        assert result.failed == 0

@@ -221,6 +221,21 @@ def test_tables_and_columns_that_are_not_there_are_named(refused: Callable[..., 
     assert "nothing.parquet" in refused("exchange", "nothing.parquet", "--of", "a", "--into", "b")
 
 
+def test_a_file_that_cannot_be_written_is_one_clear_line(refused: Callable[..., str], table: Path) -> None:
+    said = refused("fit", table, "--x", "tokens", "--y", "loss", "--resamples", 0, "--save", table / "fit.json")
+    assert f"{table}" in said
+    said = refused("fit", table, "--x", "tokens", "--y", "loss", "--pin", "E")
+    assert "write it as NAME=VALUE" in said
+
+
+def test_laws_are_compared_on_a_table_of_ones_own(moon: Callable[..., Process], table: Path, tmp_path: Path) -> None:
+    told = moon("laws", table, "--x", "tokens", "--y", "loss", cwd=tmp_path)
+    assert told.returncode == 0, told.stderr
+    assert told.stdout.count("chosen") == 1
+    chosen = moon("fit", table, "--x", "tokens", "--y", "loss", "--law", "auto", "--resamples", 50, cwd=tmp_path)
+    assert "by leave-largest-out error and AICc" in chosen.stdout
+
+
 def test_a_law_is_fitted_to_a_table_of_ones_own(moon: Callable[..., Process], table: Path, tmp_path: Path) -> None:
     asked = (
         "fit",

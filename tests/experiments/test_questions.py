@@ -158,9 +158,10 @@ def test_asking_again_does_nothing_twice(told: dict[str, Any], moon: Moon, asked
     assert "Best at " in report.stdout
 
 
-def stale(runs: Path, to: Path) -> Path:
-    """A copy in which the digest of one encoder's sources is another, as if other code had computed it."""
-    path = copy(runs, to) / "steps" / results(runs, "longer")["posttrain_step"][1] / "result.json"
+def stale(runs: Path, to: Path, step: str | None = None) -> Path:
+    """A copy in which the digest of a step's sources (one encoder's) is another, as if other code had computed it."""
+    step = step or results(runs, "longer")["posttrain_step"][1]
+    path = copy(runs, to) / "steps" / step / "result.json"
     content = json.loads(path.read_text())
     path.unlink()  # it is a link to the attempt's own
     path.write_text(json.dumps(content | {"source_digest": "0" * 64}))
@@ -180,6 +181,15 @@ def test_results_of_other_code_are_refused_or_kept(
     assert attempts(runs) == before
 
 
+def test_a_stale_step_that_no_cell_lists_is_found_with_all_that_rests_on_it(
+    told: dict[str, Any], moon: Moon, asked: tuple, tmp_path: Path
+) -> None:
+    prepared = next((told["runs"] / "steps").glob("prepare-*")).name
+    stale(told["runs"], tmp_path / "runs", prepared)
+    refused = moon("run", *asked, cwd=tmp_path)
+    assert refused.stderr.startswith(f"moon: 7 finished steps were computed by other source code (first: {prepared})")
+
+
 @pytest.mark.proof
 def test_results_of_other_code_are_computed_again(
     told: dict[str, Any], moon: Moon, asked: tuple, tmp_path: Path
@@ -189,6 +199,16 @@ def test_results_of_other_code_are_computed_again(
     assert moon("run", *asked, "--stale", "rerun", "--workers", 1, cwd=tmp_path).returncode == 0
     assert len(attempts(runs).keys() - before.keys()) == 2  # the encoder, and the embedding that rests on it
     assert results(runs, "longer").equals(results(told["runs"], "longer"))
+
+
+def test_an_answer_on_other_data_is_not_written_over(
+    told: dict[str, Any], moon: Moon, asked: tuple, tmp_path: Path
+) -> None:
+    about = copy(told["runs"], tmp_path / "runs") / "longer" / "about.json"
+    about.write_text(about.read_text().replace('"fingerprint": "', '"fingerprint": "other'))
+    done = moon("run", *asked, cwd=tmp_path)
+    assert done.returncode == 2
+    assert "holds the answer on other data" in done.stderr
 
 
 def test_steps_that_no_plan_needs_are_collected(

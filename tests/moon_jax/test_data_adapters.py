@@ -68,7 +68,9 @@ def test_fashion_is_the_same_from_folder_and_zip(tmp_path: Path) -> None:
         fashion_source(tmp_path / "a", zipped=False), tmp_path / "one", progress=lambda *at: told.append(at)
     )
     two = import_fashion(fashion_source(tmp_path / "b", zipped=True), tmp_path / "two")
-    assert one.digests == two.digests
+    archive = Path(shutil.make_archive(str(tmp_path / "download"), "zip", tmp_path / "a"))
+    whole = import_fashion(archive, tmp_path / "three")
+    assert one.digests == two.digests == whole.digests
     assert told[-1] == (68, 68)
     assert check(one.folder) == []
     assert not any(one.simulated.values())

@@ -1,0 +1,45 @@
+"""What questions say of learning rates: chosen on valid, reported as chosen, and where they were not looked at."""
+
+import polars as pl
+import pytest
+
+from experiments.reading import choose_rates
+
+
+def results(valid: dict[tuple[int, float], tuple[float, ...]]) -> pl.DataFrame:
+    """valid: (budget, lr) -> valid recall of seeds 0, 1, ...; the test recall is its opposite."""
+    return pl.DataFrame(
+        {"budget": budget, "lr": lr, "seed": seed, "valid_image_recall@10": recall, "image_recall@10": 1 - recall}
+        for (budget, lr), recalls in valid.items()
+        for seed, recall in enumerate(recalls)
+    )
+
+
+def test_the_best_on_valid_is_fitted_whatever_test_says() -> None:
+    table = results({(10, 0.3): (0.1, 0.1), (10, 1.0): (0.2, 0.3), (10, 3.0): (0.1, 0.2), (20, 1.0): (0.4, 0.5)})
+    rows, said, weak = choose_rates(table, "budget", "image")
+    assert rows.select("budget", "lr", "seed").rows() == [(10, 1.0, 0), (10, 1.0, 1), (20, 1.0, 0), (20, 1.0, 1)]
+    assert rows["lr_checked"].to_list() == [True, True, False, False]
+    assert not rows["lr_at_edge"].any()
+    assert "x1 chosen" in said[0]
+    assert weak == ["learning rate: x1 is used unchecked at budget 20"]
+
+
+def test_an_optimum_at_the_edge_is_chosen_and_said() -> None:
+    rows, said, weak = choose_rates(results({(10, 1.0): (0.1, 0.3), (10, 3.0): (0.25, 0.25)}), "budget", "image")
+    assert set(rows["lr"]) == {3.0}
+    assert rows["lr_at_edge"].all()
+    assert "x3 chosen" in said[0]
+    assert "edge of the axis" in weak[0]
+
+
+def test_a_rate_that_lacks_a_seed_is_no_candidate() -> None:
+    rows, said, _ = choose_rates(results({(10, 1.0): (0.1, 0.1), (10, 3.0): (0.9,)}), "budget", "image")
+    assert set(rows["lr"]) == {1.0}
+    assert said == []
+
+
+@pytest.mark.parametrize("lr", [0.3, 3.0])
+def test_points_without_the_recipes_own_rate_wait(lr: float) -> None:
+    rows, _, _ = choose_rates(results({(10, lr): (0.5,), (20, 1.0): (0.1,)}), "budget", "image")
+    assert set(rows["budget"]) == {20}
