@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 ROOM := analysis experiments moon_jax sweeps tests
 
-.PHONY: demo test proof evidence lint types fast notebook clean
+.PHONY: demo test proof evidence lint types fast clean
 
 demo: .venv/app
 	$(BIN)/moon run all --preset demo --out runs

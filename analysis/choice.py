@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 CANDIDATES = ("log_line", "power", "power_floor", "bounded_power", "m4", "peaked_power", "broken_power")
 SPARE = 2  # a law is in the running only with this many more different x than parameters
 FORETOLD = 3  # of the largest scales, each predicted from all smaller ones
+WITHIN = 3.0  # times the noise: extrapolated means err by about twice the noise of what they foretell
 SAME_AICC = 2.0  # differences below mean nothing (Burnham & Anderson 2002, section 2.6)
 
 
@@ -34,8 +35,8 @@ def compare_laws(
         rolling leave-largest-out predictions; null with too few points), `aicc` (of residuals in y, so that laws fitted in
         logs and not can be compared), `residual_sd`, `noise` (relative, of a held-out mean), `verdict`. In the running
         are the laws with at least two more different x than parameters whose extrapolation error exceeds the least by no
-        more than the noise of what they foretell; of these the one with the least AICc is chosen, and within 2 of it the
-        first in the order of `laws`, simple ones first.
+        more than three times the noise of what they foretell; of these the one with the least AICc is chosen, and within
+        2 of it the first in the order of `laws`, simple ones first.
 
     Raises:
         TableError: as `fit`; or no law could be fitted.
@@ -58,7 +59,7 @@ def compare_laws(
     known = [row for row in running if row["extrapolation"] is not None]
     if known:
         best = min(known, key=lambda row: row["extrapolation"])
-        running = [row for row in known if row["extrapolation"] <= best["extrapolation"] + best["noise"]]
+        running = [row for row in known if row["extrapolation"] <= best["extrapolation"] + WITHIN * best["noise"]]
     least = min(row["aicc"] for row in running)
     chosen = next(row for row in running if row["aicc"] <= least + SAME_AICC)
     for row in rows:

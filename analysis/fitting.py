@@ -343,8 +343,11 @@ def _objective(values: np.ndarray, loss: str, delta: float | None, form: Law, y_
 
 def _diagnostics(problem: Problem, params: np.ndarray, drawn: Draws | None, rows: Rows) -> dict[str, Any]:
     jacobian = problem.jacobian(problem.inner(params[None]))[0]
-    norms = np.linalg.norm(jacobian, axis=0)
-    condition = float(np.linalg.cond(jacobian / np.where(norms > 0, norms, 1.0))) if jacobian.shape[1] else 1.0
+    with np.errstate(all="ignore"):
+        norms = np.linalg.norm(jacobian, axis=0)
+        scaled = jacobian / np.where((norms > 0) & np.isfinite(norms), norms, 1.0)
+        condition = float(np.linalg.cond(scaled)) if jacobian.shape[1] and np.isfinite(scaled).all() else np.inf
+    condition = condition if jacobian.shape[1] else 1.0
     residuals = problem.residuals(problem.inner(params[None]), problem.y[None])[0]
     return {
         "degrees_of_freedom": len(rows.y) - len(problem.free),

@@ -10,6 +10,7 @@ import numpy as np
 from analysis.laws.law import Law, Param, register
 
 NEWTON_STEPS = 40
+FAR = 700.0  # beyond it e^z leaves the range of floats
 
 
 def _log_sigmoid(z: np.ndarray) -> np.ndarray:
@@ -21,17 +22,19 @@ def _m4_place(
 ) -> tuple[np.ndarray, np.ndarray]:
     """z with y = E + (Y0 - E) sigmoid(z), and log(Y0 - E).
 
-    In z the law reads log s(z) - alpha log s(-z) = log A - c log x - (1 - alpha) log(Y0 - E): monotone, with a slope
-    between min(1, alpha) and max(1, alpha), so that Newton's iteration converges from anywhere.
+    In z the law reads z - (1 - alpha) log(1 + e^z) = log A - c log x - (1 - alpha) log(Y0 - E): increasing, and curved one
+    way only, so that Newton's iteration moves from the better of its two asymptotes to the root without overshooting.
     """
     span = np.log(np.maximum(Y0 - E, 1e-300))
     target = np.log(A) - c * np.log(x) - (1 - alpha) * span
-    z = np.where(target < 0, target, target / np.maximum(alpha, 0.1))
+    ends = target, target / np.maximum(alpha, 1e-3)
+    z = np.clip(np.where(alpha <= 1, np.maximum(*ends), np.minimum(*ends)), -FAR, FAR)
     for _ in range(NEWTON_STEPS):
-        s = np.exp(_log_sigmoid(z))
-        step = (_log_sigmoid(z) - alpha * _log_sigmoid(-z) - target) / ((1 - s) + alpha * s + 1e-12)
-        z = z - np.clip(step, -8.0, 8.0)
-        if np.nanmax(np.abs(step), initial=0.0) < 1e-13:
+        grown = np.exp(z)
+        slope = 1 - (1 - alpha) * (grown / (1 + grown))
+        step = (z - (1 - alpha) * np.log1p(grown) - target) / (slope + 1e-12)
+        z = np.clip(z - step, -FAR, FAR)
+        if np.nanmax(np.abs(step) / (1 + np.abs(z)), initial=0.0) < 1e-13:
             break
     return z, span
 
