@@ -21,11 +21,11 @@ if TYPE_CHECKING:
 
 
 def cells(preset: str, data: "Dataset") -> list[Cell]:
-    """candidates x seed x lr (an axis at both ends, or everywhere); tokens, batch and steps stay."""
+    """candidates x seed x lr (an axis at both ends); tokens, batch and steps stay."""
     data.path("pairs")
     recipe, search = recipe_for(preset, data), measured_search(data)
     points = [(count, seed, 1.0) for count in recipe.negatives for seed in recipe.seeds]
-    axis = [(count, lr) for count in recipe.tuned(recipe.negatives) for lr in recipe.lr_axis if lr != 1.0]
+    axis = [(count, lr) for count in (recipe.negatives[0], recipe.negatives[-1]) for lr in recipe.lr_axis if lr != 1.0]
     points += [(count, seed, lr) for count, lr in axis for seed in recipe.seeds]
     out = []
     for count, seed, lr in sorted(points):

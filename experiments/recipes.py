@@ -25,8 +25,8 @@ class Recipe:
         height, width: of images, in pixels; vocabulary, text_length: of the tokenizer, and tokens of a text.
         batch, lr: pairs a step, and the learning rate that the `lr` axis multiplies.
         budgets: training tokens of the token question; the largest is held out of its fits.
-        seeds: replicates; lr_axis: multipliers run at the smallest and largest point, or at all (lr_everywhere); the best
-            on valid is fitted.
+        seeds: replicates; lr_axis: multipliers run at the smallest and largest point of a grid, or at every budget
+            (lr_everywhere); the best on valid is fitted.
         negatives, negatives_tokens: candidates a query, and the token budget they share.
         lengths, examples: history lengths of the CTR question, and impressions that a CTR run trains on.
         version_budgets: token budgets of the exchange rate's versions; ctr_length: history length of its CTR model.
@@ -58,9 +58,9 @@ class Recipe:
     augment_items: bool = False
     dtype: str = "float32"
 
-    def tuned(self, points: tuple[int, ...]) -> tuple[int, ...]:
-        """The points of a grid that get the lr axis."""
-        return points if self.lr_everywhere else (points[0], points[-1])
+    def tuned_budgets(self) -> tuple[int, ...]:
+        """The budgets that get the lr axis."""
+        return self.budgets if self.lr_everywhere else (self.budgets[0], self.budgets[-1])
 
 
 _RENDERED = Recipe(

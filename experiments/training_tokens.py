@@ -35,7 +35,7 @@ def cells(preset: str, data: "Dataset") -> list[Cell]:
     data.path("pairs")
     recipe, search = recipe_for(preset, data), measured_search(data)
     points = [(budget, seed, 1.0) for budget in recipe.budgets for seed in recipe.seeds]
-    axis = [(budget, lr) for budget in recipe.tuned(recipe.budgets) for lr in recipe.lr_axis if lr != 1.0]
+    axis = [(budget, lr) for budget in recipe.tuned_budgets() for lr in recipe.lr_axis if lr != 1.0]
     points += [(budget, seed, lr) for budget, lr in axis for seed in recipe.seeds]
     points += [(0, seed, 1.0) for seed in recipe.seeds]
     out = []
