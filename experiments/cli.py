@@ -64,6 +64,7 @@ class RunCommand:
 
     Examples: moon run training_tokens --preset demo
               moon run sequence_length --data my/dataset --workers 2
+              moon run published_laws --data DIR (your copy of the public scaling-law files)
     """
 
     question: QuestionName
@@ -80,6 +81,11 @@ class RunCommand:
     """What to do with results that other source code computed; without it they are refused."""
 
     def __call__(self) -> int:
+        if self.question == "published_laws":  # published numbers beside ours: nothing is trained
+            from experiments import published_laws
+
+            published_laws.run(self.data, self.out, say)
+            return DONE
         from experiments import running
         from sweeps import Ledger, run_local
         from sweeps.progress import view

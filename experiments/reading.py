@@ -16,8 +16,8 @@ def primary_search(results: "pl.DataFrame") -> str:
 
 
 def measured(search: str) -> "tuple[tuple[str, Transform], ...]":
-    """The metrics of a search that laws are fitted to, and how: recall to its ceiling, and the smoother entropy."""
-    return (f"{search}_recall@10", "error"), (f"{search}_entropy", "identity")
+    """The metrics of a search that laws are fitted to, and how: those with the ceiling 1, and the smoother entropy."""
+    return (f"{search}_recall@10", "error"), (f"{search}_hit@10", "error"), (f"{search}_entropy", "identity")
 
 
 def number(value: Any) -> float:

@@ -59,7 +59,6 @@ def read(results: "pl.DataFrame") -> Reading:
     runs, rates, weak = choose_rates(trained, "budget", search)
     # Seeds realise a budget to within a fraction of a percent: their mean makes them replicates of one x.
     runs = runs.with_columns(pl.col("tokens").mean().over("budget"))
-    floors = floors_of(results, f"{search}_recall@10")
     reading = Reading(answer=[], weak=weak)
     for metric, transform in measured(search):
         for law in ("power_floor", "log_line"):
@@ -71,7 +70,7 @@ def read(results: "pl.DataFrame") -> Reading:
                 reading.answer += [law_sentence(fit, metric), holdout_sentence(fit, metric)]
                 reading.figures[metric] = scaling_figure(
                     fit,
-                    floors=floors if metric.endswith("@10") else None,
+                    floors=floors_of(results, metric) if metric.endswith("@10") else None,
                     title=f"{search} search against training tokens",
                     xlabel="post-training tokens",
                     ylabel=metric,
