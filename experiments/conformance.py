@@ -1,4 +1,4 @@
-"""A published number beside ours, and the rules by which the two agree. No rule has a tolerance of its own choosing."""
+"""A published number beside ours, and the rules by which the two agree: five for all numbers, none made for one of them."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

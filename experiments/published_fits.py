@@ -6,6 +6,7 @@ Rounded published values are texts, so that their digits count. Constants that t
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -13,7 +14,8 @@ import polars as pl
 import analysis
 from analysis.isoflop import isoflop
 from analysis.laws import get_law
-from analysis.table import require_columns
+from analysis.solver import Loss
+from analysis.table import TableError, require_columns
 from analysis.two_step import two_step
 from experiments.conformance import Interval, Row, at_most, digits, inside, same_ends, same_optimum
 
@@ -53,12 +55,11 @@ def chinchilla(folder: Path, resamples: int = 4000) -> list[Row]:
         N=pl.col("Model Size"), D=pl.col("Training FLOP") / (6 * pl.col("Model Size"))
     )
 
-    def fitted(draws: int, loss: str, delta: float | None = None) -> analysis.Fit:
-        return analysis.fit(
-            table, x=["N", "D"], y="loss", law="chinchilla", loss=loss, delta=delta, bootstrap="cases", resamples=draws
-        )  # type: ignore[call-overload, unused-ignore]
+    def fitted(loss: Loss, draws: int, delta: float | None = None) -> analysis.Fit:
+        how: dict[str, Any] = {"delta": delta, "bootstrap": "cases", "resamples": draws}
+        return analysis.fit(table, x=["N", "D"], y="loss", law="chinchilla", loss=loss, **how)
 
-    huber, lad, squares = fitted(resamples, "huber", 1e-3), fitted(resamples // 4, "lad"), fitted(0, "squares")
+    huber, lad, squares = fitted("huber", resamples, 1e-3), fitted("lad", resamples), fitted("squares", 0)
     printed = {"A": "477.84", "B": "2143.86", "E": "1.81724", "alpha": ".34731", "beta": ".36718"}
     polished = {"A": "477.83", "B": "2143.42", "E": "1.81722", "alpha": ".34731", "beta": ".36717"}
     headline = {"A": "482.01", "B": "2085.43", "E": "1.81686", "alpha": ".3478", "beta": ".3659"}
@@ -68,7 +69,7 @@ def chinchilla(folder: Path, resamples: int = 4000) -> list[Row]:
     rows.append(at_most(CHINCHILLA, "Huber 1e-3: objective", "0.00101827402", huber.objective["value"]))
     rows += _ends("Huber 1e-3", huber, resamples)
     rows += [digits(CHINCHILLA, f"least absolute deviations: {k}", text, lad.params[k]) for k, text in headline.items()]
-    rows += _ends("least absolute deviations", lad, resamples // 4)
+    rows += _ends("least absolute deviations", lad, resamples)
     rows += [digits(CHINCHILLA, f"least squares: {k}", text, squares.params[k]) for k, text in least.items()]
     return rows
 
@@ -93,14 +94,13 @@ def openclip(folder: Path) -> list[Row]:
         "Flickr image R@5": ("flickr30k", "image_retrieval_recall@5", "15.51", "-.1892", "2.21", "-.1028"),
     }
     rows, forecasts = [], {}
-    for name, (task, metric, *told) in published.items():
+    for name, (task, metric, coefficient, slope, clip_coefficient, clip_slope) in published.items():
         errors = table.filter(pl.col("downstream_dataset") == task).with_columns(error=1 - pl.col(metric))
         clip = pl.col("upstream_dataset") == "CLIP-WIT"
         line = _line(_least_in_bins(errors.filter(~clip)), "gmacs_total", "error")
-        rows += _coefficients(f"{name} error", line, *told[:2], "5 bins, least error in each")
-        rows += _coefficients(
-            f"{name} error, CLIP", _line(errors.filter(clip), "gmacs_total", "error"), *told[2:], "3 models"
-        )
+        rows += _coefficients(f"{name} error", line, coefficient, slope, "5 bins, least error in each")
+        line_of_clip = _line(errors.filter(clip), "gmacs_total", "error")
+        rows += _coefficients(f"{name} error, CLIP", line_of_clip, clip_coefficient, clip_slope, "3 models")
         forecasts[name] = 100 * (1 - float(line.predict(G14_GMACS * G14_SAMPLES)))
     later = "bigG, on 39 B samples, later scored {}"
     rows.append(
@@ -183,6 +183,8 @@ def gadre(folder: Path) -> list[Row]:
     five = table.filter((pl.col("model").is_in(small) & (pl.col("M") == 20)) | (smallest & (pl.col("M") == 320)))
     sixth = table.filter((pl.col("model") == "open_lm_1b") & (pl.col("M") == 20))
     test = table.filter(large & ~((pl.col("model") == "open_lm_1b") & (pl.col("M") == 20))).sort("N")
+    if (five.height, sixth.height, test.height) != (5, 1, 2):
+        raise TableError(f"{folder / 'gadre_runs.csv'}: not the published RedPajama runs (5 + 1 to fit, 2 to foretell)")
     law = replace(get_law("over_training"), residuals="linear")  # they fitted the loss itself, not its log
     chain = two_step(
         five, x=["N", "M"], intermediate="loss_c4_val", y="error", first=law, second="exponential", one_step=law,
@@ -209,7 +211,12 @@ def porian(folder: Path) -> list[Row]:
     points = read(folder, "porian_isoflop_points.csv", (*SETUP, "flops", "n", "loss"))
     fits = read(folder, "porian_published_fits.csv", (*SETUP, "label", "n_exponent", "a_ci95_lo", "a_ci95_hi"))
     rows = []
-    for told in fits.filter((pl.col("file") == "summary_df") & (pl.col("dataset") == "rw")).iter_rows(named=True):
+    fits = fits.filter((pl.col("file") == "summary_df") & (pl.col("dataset") == "rw"))
+    if fits.height != 5:
+        raise TableError(
+            f"{folder / 'porian_published_fits.csv'}: {fits.height} set-ups on RefinedWeb, not the published 5"
+        )
+    for told in fits.iter_rows(named=True):
         runs = points.filter(pl.all_horizontal(pl.col(name) == told[name] for name in SETUP))
         ours = isoflop(runs, x="n", y="loss", budget="flops", method="interpolation", noise=PORIAN_NOISE)
         published: Interval = (told["a_ci95_lo"], told["a_ci95_hi"])

@@ -21,13 +21,19 @@ def run(data: Path | None, out: Path, say: Callable[[str], None] = print) -> lis
     """Do all fits, say the table, write `results.parquet` and `report.html`.
 
     Raises:
-        QuestionError: no folder was given. TableError: a file or a column is missing; nothing is written.
+        QuestionError: no folder was given, or its files hold something else.
+        TableError: a file or a column is missing. In both cases nothing is written.
     """
     if data is None:
         raise QuestionError(f"{NAME} reads your copy of the public files: say where it is, --data DIR")
     if not data.is_dir():
         raise QuestionError(f"{data}: there is no such folder")
-    rows = [row for part in PARTS for row in part(data)]
+    import polars as pl
+
+    try:
+        rows = [row for part in PARTS for row in part(data)]
+    except pl.exceptions.PolarsError as error:
+        raise QuestionError(f"{data}: these are not the files as published ({str(error).splitlines()[0]})") from error
     say(as_text(rows))
     say(f"\n{_verdict(rows)}\n  {_write(rows, data, out / NAME)}")
     return rows

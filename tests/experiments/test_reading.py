@@ -7,16 +7,16 @@ from experiments.reading import choose_rates
 
 
 def results(valid: dict[tuple[int, float], tuple[float, ...]]) -> pl.DataFrame:
-    """valid: (budget, lr) -> valid recall of seeds 0, 1, ...; the test recall is its opposite."""
+    """valid: (budget, lr) -> valid entropy of seeds 0, 1, ...; on test it is the other way round."""
     return pl.DataFrame(
-        {"budget": budget, "lr": lr, "seed": seed, "valid_image_recall@10": recall, "image_recall@10": 1 - recall}
-        for (budget, lr), recalls in valid.items()
-        for seed, recall in enumerate(recalls)
+        {"budget": budget, "lr": lr, "seed": seed, "valid_image_entropy": entropy, "image_entropy": -entropy}
+        for (budget, lr), entropies in valid.items()
+        for seed, entropy in enumerate(entropies)
     )
 
 
 def test_the_best_on_valid_is_fitted_whatever_test_says() -> None:
-    table = results({(10, 0.3): (0.1, 0.1), (10, 1.0): (0.2, 0.3), (10, 3.0): (0.1, 0.2), (20, 1.0): (0.4, 0.5)})
+    table = results({(10, 0.3): (3.1, 3.1), (10, 1.0): (2.2, 2.3), (10, 3.0): (2.2, 2.6), (20, 1.0): (1.4, 1.5)})
     rows, said, weak = choose_rates(table, "budget", "image")
     assert rows.select("budget", "lr", "seed").rows() == [(10, 1.0, 0), (10, 1.0, 1), (20, 1.0, 0), (20, 1.0, 1)]
     assert rows["lr_checked"].to_list() == [True, True, False, False]
@@ -26,7 +26,7 @@ def test_the_best_on_valid_is_fitted_whatever_test_says() -> None:
 
 
 def test_an_optimum_at_the_edge_is_chosen_and_said() -> None:
-    rows, said, weak = choose_rates(results({(10, 1.0): (0.1, 0.3), (10, 3.0): (0.25, 0.25)}), "budget", "image")
+    rows, said, weak = choose_rates(results({(10, 1.0): (2.5, 2.5), (10, 3.0): (2.7, 2.2)}), "budget", "image")
     assert set(rows["lr"]) == {3.0}
     assert rows["lr_at_edge"].all()
     assert "x3 chosen" in said[0]
@@ -34,7 +34,7 @@ def test_an_optimum_at_the_edge_is_chosen_and_said() -> None:
 
 
 def test_a_rate_that_lacks_a_seed_is_no_candidate() -> None:
-    rows, said, _ = choose_rates(results({(10, 1.0): (0.1, 0.1), (10, 3.0): (0.9,)}), "budget", "image")
+    rows, said, _ = choose_rates(results({(10, 1.0): (0.1, 0.1), (10, 3.0): (0.01,)}), "budget", "image")
     assert set(rows["lr"]) == {1.0}
     assert said == []
 
