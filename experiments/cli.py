@@ -523,6 +523,8 @@ def answer(out: Path, name: str, question, cells) -> None:  # type: ignore[no-un
     say(f"\n{name.replace('_', ' ')}")
     for sentence in reading.answer:
         say(f"  {sentence}")
+    for sentence in reading.notes:
+        say(f"  {sentence}")
     for sentence in reading.weak:
         say(f"  weak: {sentence}")
     say(f"  {path}")

@@ -77,7 +77,6 @@ def read(results: "pl.DataFrame") -> Reading:
     reading.fits["rate"] = rate
     kinds = dict(zip(results["version"].to_list(), results["kind"].to_list(), strict=True))
     reading.figures["exchange"] = exchange_figure(rate, title="Exchange rate into GAUC", groups=kinds)
-    reading.tables["ranking"] = ranking.table()
     shown = [
         "version",
         "seed",

@@ -10,7 +10,15 @@ import analysis
 from analysis.figures import scaling_figure
 from experiments import steps
 from experiments.question import Reading
-from experiments.reading import choose_rates, floors_of, holdout_sentence, law_sentence, measured, primary_search
+from experiments.reading import (
+    choose_rates,
+    floors_of,
+    holdout_sentence,
+    law_sentence,
+    measured,
+    primary_search,
+    throughput_sentence,
+)
 from experiments.recipes import measured_search, recipe_for
 from sweeps import Cell
 
@@ -63,7 +71,7 @@ def read(results: "pl.DataFrame") -> Reading:
             xlabel="realised negatives per query",
             ylabel=metric,
         )
-    reading.answer += rates
+    reading.notes = [*rates, throughput_sentence(results, "posttrain", "tokens")]
     columns = ["negatives", "seed", "lr", "realised_negatives", "tokens", "passes", f"{search}_recall@10"]
     columns += [f"{search}_hit@10", f"{search}_entropy", "temperature", "posttrain_flops", "status"]
     reading.tables["runs"] = results.select([c for c in columns if c in results.columns]).sort(

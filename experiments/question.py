@@ -29,7 +29,7 @@ class Reading:
     """What the results say.
 
     Attributes:
-        answer: sentences, the first answers the question; each number with its interval.
+        answer: sentences, the first answers the question; each number with its interval. notes: how it was measured.
         fits: name -> a saved fit or rate (anything with `save(path)`), figures: name -> matplotlib Figure.
         tables: name -> polars DataFrame for the report; weak: what speaks against the answer.
     """
@@ -39,6 +39,7 @@ class Reading:
     figures: dict[str, Any] = field(default_factory=dict)
     tables: dict[str, "pl.DataFrame"] = field(default_factory=dict)
     weak: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True)

@@ -236,6 +236,8 @@ def write_reading(
     for name, figure in reading.figures.items():
         save_figure(figure, home / "figures" / name)
     sections = [Section("The hypothesis", text=question.hypothesis)]
+    if reading.notes:
+        sections.append(Section("How it was measured", text=" ".join(reading.notes)))
     if reading.weak:
         sections.append(Section("What is weak", warnings=reading.weak))
     sections += [

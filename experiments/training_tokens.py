@@ -75,11 +75,8 @@ def read(results: "pl.DataFrame") -> Reading:
                     xlabel="post-training tokens",
                     ylabel=metric,
                 )
-    reading.answer += [
-        *clears(pl.concat([results.filter(pl.col("budget") == 0), runs], how="diagonal"), search),
-        *rates,
-    ]
-    reading.answer.append(throughput_sentence(trained, "posttrain", "tokens"))
+    reading.answer += clears(pl.concat([results.filter(pl.col("budget") == 0), runs], how="diagonal"), search)
+    reading.notes = [*rates, throughput_sentence(trained, "posttrain", "tokens")]
     columns = ["budget", "seed", "lr", "tokens", "passes", f"{search}_recall@1", f"{search}_recall@10"]
     columns += [f"{search}_hit@10", f"{search}_recall@10_no_twins", f"{search}_hit@10_no_twins", f"{search}_entropy"]
     columns += ["posttrain_tokens_per_second", "posttrain_share_of_matmul_peak", "posttrain_seconds", "status"]
