@@ -13,6 +13,7 @@ from analysis.exchange import exchange_rate, rank_proxies
 from analysis.extrapolation import leave_largest_out
 from analysis.fitted import Fit, Prediction
 from analysis.fitting import fit
+from analysis.forecast import Forecast, extrapolate
 from analysis.laws import LAWS, Law, Param, get_law, register
 from analysis.marginal import MarginalTable, marginal_table
 from analysis.profile import profile_intervals
@@ -25,6 +26,7 @@ __all__ = [
     "Cost",
     "Equivalent",
     "Fit",
+    "Forecast",
     "Law",
     "MarginalTable",
     "Param",
@@ -36,6 +38,7 @@ __all__ = [
     "compare_laws",
     "compute_equivalent",
     "exchange_rate",
+    "extrapolate",
     "fit",
     "get_law",
     "leave_largest_out",

@@ -276,11 +276,14 @@ def _problem(
     free = len(form.params) - len(pin)
     if len(rows.y) <= free:
         raise TableError(f"{form.name} has {free} free parameters and the fit only {len(rows.y)} points: it needs more")
+    places = np.unique(rows.x, axis=1).shape[1]
     for k, axis in enumerate(rows.x):
         if np.ptp(axis) == 0:
             raise TableError(
                 f"axis {k + 1} of {form.name} has the one value {axis[0]:g} in all rows: no slope can be seen"
             )
+    if places < free:
+        raise TableError(f"{form.name} has {free} free parameters, and the rows stand at only {places} different x")
     axis_scales, y_scale, pins = np.ones(form.axes), 1.0, dict(pin)
     if form.rescale is not None and set(pin) <= {
         form.floor

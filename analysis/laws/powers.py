@@ -75,7 +75,7 @@ def _bounded_starts(x: np.ndarray, y: np.ndarray) -> np.ndarray:
 
 def _bounded_rescale(params: np.ndarray, axis_scales: np.ndarray, y_scale: float) -> np.ndarray:
     scaled = params.copy()
-    scaled[..., 2] *= axis_scales[0]
+    scaled[..., 2] = np.minimum(scaled[..., 2], 1e290) * axis_scales[0]  # a wild draw's x0 may be as large as floats go
     return scaled
 
 

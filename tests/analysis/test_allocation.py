@@ -297,7 +297,7 @@ def test_loaded_answers_equal_the_saved_ones(tmp_path):
 
 def test_ends_of_draws_keep_infinity_and_do_not_hide_what_is_not_known():
     draws = np.arange(100.0)
-    assert ends(draws, 0.95) == pytest.approx((2.475, 96.525))
+    assert ends(draws, 0.95) == pytest.approx((1.525, 97.475))
     draws[95:] = np.inf
     assert ends(draws, 0.95) == (2.0, np.inf)
     draws[0] = np.nan
