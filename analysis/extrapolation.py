@@ -47,7 +47,7 @@ def leave_largest_out(
     for held_x in scales[::-1]:
         part = done.filter(pl.col(x) <= held_x)
         smaller = part.filter(pl.col(x) < held_x)
-        if smaller.height <= len(form.params) or smaller[x].n_unique() < 2:
+        if smaller.height <= len(form.params) or smaller[x].n_unique() < max(2, len(form.params)):
             break
         made = fit(
             part, x=x, y=y, law=form, transform=transform, cluster=cluster, loss=loss, delta=delta,

@@ -15,7 +15,7 @@ import numpy as np
 from analysis.axes import add_floors, count_ticks, frame, plain_log_ticks
 from analysis.fitted import Fit
 from analysis.rates import Ranking, Rate, VersionPoints
-from analysis.table import TableError, done_rows, numeric_column, require_columns
+from analysis.table import TableError, done_rows, numeric_column, optional_column, require_columns
 
 if TYPE_CHECKING:
     import polars as pl
@@ -150,7 +150,7 @@ def _points(fit: Fit, table: pl.DataFrame | None) -> tuple[np.ndarray, np.ndarra
         return fit.points.x[0], fit.points.y, fit.points.held, fit.points.passes
     done, _ = done_rows(table)
     x, y = numeric_column(done, fit.x[0]), numeric_column(done, fit.y)
-    passes = numeric_column(done, "passes") if "passes" in done.columns else np.full(len(x), np.nan)
+    passes = optional_column(done, "passes")
     held = np.zeros(len(x), bool) if fit.holdout is None else x >= fit.holdout["x"]
     return x, 1 - y if fit.transform == "error" else y, held, passes
 

@@ -13,7 +13,16 @@ from analysis.fitted import Fit, Points
 from analysis.intervals import Draws, leverages, replicate_spread, resample
 from analysis.laws import Law, get_law
 from analysis.solver import Loss, Objective, Problem, solve
-from analysis.table import TableError, done_rows, fingerprint, labels, name_rows, numeric_column, require_columns
+from analysis.table import (
+    TableError,
+    done_rows,
+    fingerprint,
+    labels,
+    name_rows,
+    numeric_column,
+    optional_column,
+    require_columns,
+)
 
 if TYPE_CHECKING:
     import polars as pl
@@ -228,8 +237,7 @@ def _rows(
             f"{name_rows(table, np.flatnonzero(values <= 0))}; drop these rows or take the law log_line"
         )
     names_of = [str(label) for label in labels(table, cluster)] if cluster else [str(k) for k in range(table.height)]
-    has_passes = "passes" in table.columns
-    passes = numeric_column(table, "passes") if has_passes else np.full(table.height, np.nan)
+    passes = optional_column(table, "passes")
     order = sorted(range(table.height), key=lambda k: (*axes[:, k], values[k], names_of[k]))
     if not cluster:
         names_of = [str(k) for k in np.argsort(order)]

@@ -109,6 +109,15 @@ def numeric_column(table: pl.DataFrame, name: str, source: str = "table") -> np.
     return values
 
 
+def optional_column(table: pl.DataFrame, name: str) -> np.ndarray:
+    """A column that only marks rows, as float64 (rows,): NaN where it is missing, empty or no number."""
+    import polars as pl
+
+    if name not in table.columns:
+        return np.full(table.height, np.nan)
+    return table[name].cast(pl.Float64, strict=False).fill_null(float("nan")).to_numpy()
+
+
 def done_rows(table: pl.DataFrame) -> tuple[pl.DataFrame, list[str]]:
     """Keep the rows that hold a measurement (`status` done, where there is such a column); say what was left out."""
     if "status" not in table.columns:

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from planted import TRUTH, runs
 
 import analysis
+from analysis.figures import new_figure
 from analysis.laws import LAWS, Law, Param
 from analysis.solver import Objective, Problem, solve
 
@@ -307,3 +308,16 @@ def test_a_batch_member_is_solved_as_if_alone():
     for k in (0, 7, 19):
         alone, _ = solve(Problem(law, x[None], y[k], np.ones(8), Objective(), {}), starts[:1])
         np.testing.assert_allclose(together[k], alone[0], rtol=1e-8)
+
+
+def test_a_column_that_only_marks_rows_may_be_empty():
+    table = runs().with_columns(passes=pl.lit(None, pl.Float64))
+    fit = analysis.fit(table, resamples=0, **COLUMNS)
+    assert np.isnan(fit.points.passes).all()
+    fit.plot(new_figure().add_subplot())
+
+
+def test_as_many_different_x_as_parameters_are_needed():
+    table = pl.DataFrame({"x": [1.0, 10.0] * 4, "y": [1.0, 0.5] * 4})
+    with pytest.raises(analysis.TableError, match="stand at only 2 different x"):
+        analysis.fit(table, x="x", y="y", law="power_floor")
