@@ -1,7 +1,7 @@
 # Two commands: `make demo` (the main job) and `make test`. `make proof` is for what takes longer, `make evidence` for what takes longest.
 PYTHON ?= python3
 BIN := .venv/bin
-ROOM := analysis experiments moon_jax sweeps tests
+ROOM := analysis benchmarks experiments moon_jax sweeps tests
 
 .PHONY: demo test proof evidence lint types fast clean
 
