@@ -24,7 +24,7 @@ from moon_jax.data.contract import Dataset
 from moon_jax.weights import load_encoder
 
 Moon = Callable[..., subprocess.CompletedProcess[str]]
-OF_TIME = re.compile("second|share|commit|versions|device")  # columns that may differ between two runs
+OF_TIME = re.compile("second|peak_memory|share|commit|versions|device")  # columns that may differ between two runs
 
 
 def attempts(runs: Path) -> dict[str, float]:
