@@ -1,0 +1,254 @@
+"""Questions: what they would cost, running them, how far they are, reading them."""
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+from tyro.conf import Positional, arg
+
+from experiments.commands.common import BAD_INPUT, DONE, OUT, SOME_FAILED, is_users, say
+
+QuestionName = Positional[
+    Annotated[
+        str,
+        arg(
+            metavar="QUESTION",
+            help="training_tokens, negatives, sequence_length, exchange_rate, pixel_floor, all, or a .py file",
+        ),
+    ]
+]
+
+
+@dataclass
+class PlanCommand:
+    """What a question would cost, and the smallest difference it could detect. Runs nothing.
+
+    Example: moon plan training_tokens --preset gpu
+    """
+
+    question: QuestionName
+    preset: str = "demo"
+    """smoke (seconds), demo (minutes on 2 cores), gpu (one accelerator), paper (a cluster)."""
+    data: Path | None = None
+    """A contract directory; without it the planted world."""
+    out: Path = OUT
+    workers: int | None = None
+
+    def __call__(self) -> int:
+        from experiments import planning
+        from experiments.running import cells_of, open_data, questions_for
+        from sweeps import Ledger
+
+        questions = questions_for(self.question)
+        dataset = open_data(self.data, self.preset, say)
+        planned = cells_of(questions, self.preset, dataset, say)
+        ledger = Ledger(self.out)
+        workers = default_workers() if self.workers is None else self.workers
+        for name, cells in planned.items():
+            print("\n".join(planning.lines(name, planning.plan(ledger, cells, dataset, workers))))
+        if len(planned) > 1:
+            print("questions share steps: run together they cost less than the sum")
+        return DONE
+
+
+@dataclass
+class RunCommand:
+    """Run a question's cells that are not done yet, then read the results and write the report.
+
+    Interrupt it (Ctrl-C, or worse) and run it again: it finishes what is left, nothing is done twice.
+
+    Examples: moon run training_tokens --preset demo
+              moon run sequence_length --data my/dataset --workers 2
+              moon run published_laws --data DIR (your copy of the public scaling-law files)
+    """
+
+    question: QuestionName
+    preset: str = "demo"
+    """smoke (seconds), demo (minutes on 2 cores), gpu (one accelerator), paper (a cluster)."""
+    data: Path | None = None
+    """A contract directory (see `moon data`); without it a planted world is made once and cached."""
+    out: Path = OUT
+    workers: int | None = None
+    """Worker processes; by default one a core (one in all where JAX sees an accelerator)."""
+    launcher: Literal["local"] = "local"
+    """Where the workers run; anything else (SLURM, Ray, cron) can start `moon worker` on the same folder."""
+    stale: Literal["keep", "rerun"] | None = None
+    """What to do with results that other source code computed; without it they are refused."""
+
+    def __call__(self) -> int:
+        if self.question == "published_laws":  # published numbers beside ours: nothing is trained
+            from experiments import published_laws
+
+            published_laws.run(self.data, self.out, say)
+            return DONE
+        from experiments import running
+        from sweeps import Ledger, run_local
+        from sweeps.progress import view
+
+        questions = running.questions_for(self.question)
+        dataset = running.open_data(self.data, self.preset, say)
+        ledger = Ledger(self.out)
+        running.require_sound_once(dataset, self.out)
+        planned = running.cells_of(questions, self.preset, dataset, say)
+        for name in planned:
+            running.refuse_other_data(self.out, name, dataset)
+        running.settle_stale(ledger, planned, self.stale)
+        for name, cells in planned.items():
+            ledger.write_plan(name, cells)
+            running.save_about(self.out, name, dataset, self.preset)
+        tables = running.Tables(ledger, planned)
+        with view() as on_tick:
+            snapshot = run_local(
+                ledger,
+                list(planned),
+                workers=default_workers() if self.workers is None else self.workers,
+                env=running.worker_environment(),
+                on_tick=tables.beside(on_tick),
+            )
+        failed = running.failures(snapshot) > 0
+        unread = 0
+        for question in questions:
+            if question.name not in planned:
+                continue
+            try:
+                answer(self.out, question.name, question, planned[question.name])
+            except ValueError as error:  # the other questions can still be read
+                if not is_users(error):
+                    raise
+                unread += 1
+                say(f"\n{question.name.replace('_', ' ')}\n  no answer: {error}")
+        return SOME_FAILED if failed else BAD_INPUT if unread else DONE
+
+
+@dataclass
+class StatusCommand:
+    """How far the questions of a folder are, during and after a run.
+
+    Example: moon status --out runs
+    """
+
+    out: Path = OUT
+
+    def __call__(self) -> int:
+        from rich.console import Console
+
+        from sweeps import Ledger
+        from sweeps.progress import status_table
+
+        Console().print(status_table(Ledger(self.out, create=False)))
+        return DONE
+
+
+@dataclass
+class ReportCommand:
+    """Read the results so far and write figures, fits and report.html; works while the sweep still runs.
+
+    Example: moon report training_tokens
+    """
+
+    question: QuestionName
+    out: Path = OUT
+
+    def __call__(self) -> int:
+        from experiments.running import questions_for
+        from sweeps import Ledger
+
+        ledger = Ledger(self.out, create=False)
+        for question in questions_for(self.question):
+            if self.question == "all" and question.name not in ledger.questions():
+                say(f"skipping {question.name}: it has not been run in {self.out}")
+                continue
+            answer(self.out, question.name, question, ledger.read_plan(question.name).cells)
+        return DONE
+
+
+@dataclass
+class WorkerCommand:
+    """Work on whatever is planned in a folder until nothing is left; any number may run, on any host that sees it.
+
+    Example: moon worker --out /shared/runs
+    """
+
+    out: Path = OUT
+
+    def __call__(self) -> int:
+        from experiments.running import worker_environment
+        from sweeps import Ledger, work
+
+        os.environ.update({k: v for k, v in worker_environment().items() if k not in os.environ})
+        stopped = not work(self.out)
+        ledger = Ledger(self.out, create=False)
+        return SOME_FAILED if stopped or ledger.pending(ledger.planned()) else DONE
+
+
+@dataclass
+class GcCommand:
+    """List the steps that no question's plan refers to; with --delete, remove them.
+
+    Example: moon gc --delete
+    """
+
+    out: Path = OUT
+    delete: bool = False
+
+    def __call__(self) -> int:
+        import shutil
+
+        from sweeps import Ledger
+
+        ledger = Ledger(self.out, create=False)
+        orphans = sorted(set(ledger.steps()) - set(ledger.planned(ledger.questions())))
+        for name in orphans:
+            print(ledger.step_folder(name))
+            if self.delete:
+                shutil.rmtree(ledger.step_folder(name))
+        print(f"{len(orphans)} steps {'removed' if self.delete else 'would be removed (--delete does it)'}")
+        return DONE
+
+
+@dataclass
+class ExportCommand:
+    """Copy an encoder out of a finished step: weights (safetensors), config and tokenizer.
+
+    Example: moon export runs/steps/posttrain-0a1b2c3d4e5f --to my-encoder
+    """
+
+    step: Positional[Annotated[Path, arg(metavar="STEP_DIR")]]
+    to: Path
+
+    def __call__(self) -> int:
+        from experiments.exporting import export
+
+        print(f"exported to {export(self.step, self.to)}")
+        return DONE
+
+
+def default_workers() -> int:
+    """One a core; on an accelerator one in all, since a worker takes its whole memory."""
+    from sweeps.launchers.cores import usable_cores
+
+    return 1 if accelerator() else len(usable_cores())
+
+
+def accelerator() -> bool:
+    """Whether an NVIDIA or TPU device file is there (asking JAX would take the device)."""
+    return any(Path(device).exists() for device in ("/dev/nvidia0", "/dev/accel0", "/dev/vfio/0"))
+
+
+def answer(out: Path, name: str, question, cells) -> None:  # type: ignore[no-untyped-def]
+    """Collect, read, write, and print the answer."""
+    from experiments import running
+    from sweeps import Ledger
+
+    table = running.collect(Ledger(out, create=False), name, cells)
+    reading = running.reading_of(question, table)
+    path = running.write_reading(out, question, reading, table, running.load_about(out, name))
+    say(f"\n{name.replace('_', ' ')}")
+    for sentence in reading.answer:
+        say(f"  {sentence}")
+    for sentence in reading.notes:
+        say(f"  {sentence}")
+    for sentence in reading.weak:
+        say(f"  weak: {sentence}")
+    say(f"  {path}")
