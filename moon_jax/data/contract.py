@@ -14,17 +14,13 @@ and the item is taken out of the gallery), only `text` a text search, only `item
 The relevant items of a query are its pairs in that split. Any file may be a folder of that name with Parquet shards.
 """
 
-import hashlib
 import json
-import os
-import shutil
-import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from moon_jax.data.tables import DataError, count_rows, logical_digest, one_line, read_table
+from moon_jax.data.tables import DataError, batches, count_rows, logical_digest, one_line, read_table, stamps
 
 __all__ = ["DataError", "Dataset", "Fault", "check", "logical_digest", "open_dataset", "read_table", "write_dataset"]
 
@@ -34,6 +30,7 @@ if TYPE_CHECKING:
 FILES = ("items", "queries", "pairs", "events", "impressions", "truth", "relevance", "users", "embeddings")
 SPLITS = ("train", "valid", "test")
 FORMAT = 1
+STAMPS = ".digests.json"  # digests of large tables with the sizes and times of change they hold for
 _REMEDY = {
     "items": "import a catalogue (`moon data import`) or make a planted world (`moon data world DIR`)",
     "queries": "the dataset has no search log; take one that has, or `moon data world DIR`",
@@ -62,6 +59,7 @@ class Dataset:
 
     `rows`, `simulated` and `digests` have one entry per file that is there (names without `.parquet`). `digests` are
     SHA-256 hex strings of the logical content as found now. `forms` gives per search kind its natural query->item form.
+    `quarantined` counts the rows that the import left out; `quarantine.parquet` says which and why.
     """
 
     folder: Path
@@ -75,6 +73,7 @@ class Dataset:
     facts: Mapping[str, Any]
     split_rule: str = ""
     recorded: Mapping[str, str] = field(default_factory=dict, repr=False)
+    quarantined: Mapping[str, int] = field(default_factory=dict)
 
     def has(self, *files: str) -> bool:
         """Whether all these files are there, e.g. `has("events", "impressions")`."""
@@ -93,6 +92,10 @@ class Dataset:
         """The table, or some of its columns, in file order; raises DataError for a missing file or column."""
         return read_table(self.path(file), columns)
 
+    def batches(self, file: str, columns: Sequence[str] | None = None) -> "Iterator[tuple[int, pl.DataFrame]]":
+        """(first row, table) of consecutive rows in bounded memory; raises DataError as `read` does."""
+        return batches(self.path(file), columns)
+
 
 def open_dataset(folder: Path | str) -> Dataset:
     """Opens a contract directory: reads `dataset.json`, counts rows and digests the logical content of each file.
@@ -108,7 +111,7 @@ def open_dataset(folder: Path | str) -> Dataset:
         if not path.exists():
             raise DataError(f"{folder}: dataset.json lists {file} but {path.name} is missing; import again")
         rows[file] = count_rows(path)
-        digests[file] = logical_digest(path)
+        digests[file] = known_digest(path) or logical_digest(path)
     return Dataset(
         folder=folder,
         name=described["name"],
@@ -121,6 +124,7 @@ def open_dataset(folder: Path | str) -> Dataset:
         forms=described.get("forms", {}),
         facts=described.get("facts", {}),
         recorded={file: files[file]["digest"] for file in rows if "digest" in files[file]},
+        quarantined=described.get("quarantined", {}),
     )
 
 
@@ -141,44 +145,25 @@ def write_dataset(
     If another process has meanwhile written the same content, that one stands and is returned. Raises DataError where
     `folder` exists already with other content, or where `simulated` does not speak of every table.
     """
-    folder = Path(folder)
+    from moon_jax.data.writing import DatasetWriter  # writing needs this module
+
     if unknown := set(tables) - set(FILES):
         raise DataError(f"the data contract knows no file {sorted(unknown)[0]!r}; it has {', '.join(FILES)}")
     if unsaid := set(tables) - set(simulated):
         raise DataError(f"say for every file whether it is simulated; missing: {', '.join(sorted(unsaid))}")
-    refuse_existing(folder)
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
-    try:
-        files: dict[str, Any] = {}
+    with DatasetWriter(
+        folder,
+        name=name,
+        source=source,
+        licence=licence,
+        split_rule=split_rule,
+        simulated=simulated,
+        forms=forms,
+        facts=facts,
+    ) as writer:
         for file in (known for known in FILES if known in tables):
-            path = temporary / f"{file}.parquet"
-            tables[file].write_parquet(path, compression="zstd", compression_level=3)
-            digest = logical_digest(path)
-            files[file] = {"rows": tables[file].height, "simulated": bool(simulated[file]), "digest": digest}
-        fingerprint = hashlib.sha256(json.dumps({k: v["digest"] for k, v in files.items()}).encode()).hexdigest()
-        described = {
-            "format": FORMAT,
-            "name": name,
-            "source": source,
-            "licence": licence,
-            "split_rule": split_rule,
-            "fingerprint": fingerprint,
-            "files": files,
-            "forms": dict(forms),
-            "facts": dict(facts),
-        }
-        text = json.dumps(described, indent=2, ensure_ascii=False, allow_nan=False)
-        (temporary / "dataset.json").write_text(text + "\n", encoding="utf-8")
-        temporary.chmod(0o755)  # mkdtemp makes folders that only their owner can read
-        try:
-            os.rename(temporary, folder)
-        except OSError as error:
-            if not (folder / "dataset.json").exists() or _read_json(folder).get("fingerprint") != fingerprint:
-                raise DataError(f"{folder}: exists already with other content; remove it or name another") from error
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
-    return open_dataset(folder)
+            writer.add(file, tables[file])
+    return writer.dataset
 
 
 def check(folder: Path | str, *, progress: Callable[[int, int], None] | None = None) -> list[Fault]:
@@ -197,6 +182,22 @@ def refuse_existing(folder: Path) -> None:
         raise DataError(f"{folder}: exists already; remove it or name another folder")
 
 
+def known_digest(path: Path) -> str | None:
+    """The digest that was noted for a large table, if it still has the sizes and times of change of then."""
+    try:
+        noted = json.loads((path.parent / STAMPS).read_text(encoding="utf-8"))[path.stem]
+        if noted["stamps"] == [list(stamp) for stamp in stamps(path)]:
+            return str(noted["digest"])
+    except (OSError, ValueError, KeyError, TypeError):
+        pass
+    return None
+
+
+def fingerprint_of(folder: Path) -> str | None:
+    """The fingerprint of the dataset at `folder`, if there is one."""
+    return _read_json(folder).get("fingerprint") if (folder / "dataset.json").exists() else None
+
+
 def _read_json(folder: Path) -> dict[str, Any]:
     path = folder / "dataset.json"
     if not folder.is_dir():
@@ -204,15 +205,17 @@ def _read_json(folder: Path) -> dict[str, Any]:
     if not path.is_file():
         raise DataError(f"{folder}: not a dataset, it has no dataset.json; make one with `moon data world` or `import`")
     try:
-        described = json.loads(path.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError, OSError) as error:
+        described = json.loads(path.read_text(encoding="utf-8"), parse_constant=_refuse_constant)
+    except (ValueError, RecursionError, OSError) as error:
         raise DataError(f"{path}: not readable as JSON: {one_line(error)}") from error
     if not isinstance(described, dict):
         raise DataError(f"{path}: must hold one JSON object")
     for key, kind in (("name", str), ("source", str), ("licence", str), ("files", dict)):
         if not isinstance(described.get(key), kind):
             raise DataError(f"{path}: field {key!r} is missing or not a {kind.__name__}")
-    for key in ("forms", "facts"):
+    if not isinstance(described.get("split_rule", ""), str):
+        raise DataError(f"{path}: field 'split_rule' must be text")
+    for key in ("forms", "facts", "quarantined"):
         if not isinstance(described.get(key, {}), dict):
             raise DataError(f"{path}: field {key!r} must be an object")
     for search, form in described.get("forms", {}).items():
@@ -223,4 +226,12 @@ def _read_json(folder: Path) -> dict[str, Any]:
             raise DataError(f"{path}: files names {file!r}; the contract has {', '.join(FILES)}")
         if not isinstance(entry, dict) or not isinstance(entry.get("simulated"), bool):
             raise DataError(f"{path}: files.{file}.simulated must be true or false")
+        if not isinstance(entry.get("digest", ""), str):
+            raise DataError(f"{path}: files.{file}.digest must be text")
+    if not described["files"]:
+        raise DataError(f"{path}: lists no file; import again")
     return described
+
+
+def _refuse_constant(name: str) -> None:
+    raise ValueError(f"it holds {name}, which is no number")
