@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, overload
 
 import numpy as np
 
+from analysis.evaluation import share_variance
 from analysis.intervals import NOISE_REPEATS, central, normal_scores, shift
 from analysis.laws import Law, get_law
 from analysis.table import TableError
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 FORMAT = "analysis.fit/1"
+STEP = 1e-4  # of log x in central differences
 
 
 class Prediction(NamedTuple):
@@ -85,12 +87,38 @@ class Fit:
         return isinstance(other, Fit) and json.dumps(self.to_dict()) == json.dumps(other.to_dict())
 
     def intervals(self, level: float = 0.95) -> dict[str, tuple[float, float]]:
-        """Interval of each parameter at `level`: {"alpha": (low, high), ...}; of a pinned one both ends are equal."""
-        if not len(self.draws):
-            pinned = self.options["pin"]
-            return {name: (pinned.get(name, np.nan),) * 2 for name in self.params}
+        """Interval of each parameter at `level`: {"alpha": (low, high), ...}; of a pinned one both ends are equal.
+
+        NaN where there is none: too few runs, or a floor that these points do not tell from none, with all that depends
+        on it (the mean and a new run keep theirs).
+        """
+        pinned, nothing = self.options["pin"], (float("nan"), float("nan"))
+        found = self.quantiles(level) if len(self.draws) else dict.fromkeys(self.params, nothing)
+        unknown = dict.fromkeys(self.diagnostics.get("no_interval", ()), nothing)
+        return {**found, **unknown, **{name: (value, value) for name, value in pinned.items()}}
+
+    def quantiles(self, level: float = 0.95) -> dict[str, tuple[float, float]]:
+        """The central `level` of the draws of each parameter, whether or not it can be trusted as an interval."""
         low, high = central(self.draws, level)
         return {name: (float(low[k]), float(high[k])) for k, name in enumerate(self.params)}
+
+    def slope(self, x: Any, level: float = 0.95) -> Prediction:
+        """d log y / d log x of the first axis at x, shape as for `predict`, with the interval of the mean curve's slope.
+
+        It is known where the parameters are not: a floor and an exponent can trade, the slope among the points cannot.
+        """
+        axes, shape = self._axes(x)
+        ends = [axes * np.exp(step * np.eye(len(axes))[0])[:, None] for step in (STEP, -STEP)]
+
+        def slopes(params: np.ndarray) -> np.ndarray:
+            up, down = (self.form.values(end, params) for end in ends)
+            with np.errstate(divide="ignore", invalid="ignore"):  # where y is 0 it has no logarithm
+                return np.asarray((up - down) / (STEP * (up + down)))
+
+        mean = slopes(np.array(list(self.params.values())))
+        nothing = np.full_like(mean, np.nan)
+        low, high = central(slopes(self.draws), level) if len(self.draws) else (nothing, nothing)
+        return Prediction(mean.reshape(shape), low.reshape(shape), high.reshape(shape))
 
     def derived(self, level: float = 0.95) -> dict[str, tuple[float, float, float]]:
         """What follows from the parameters, for instance a turning point: {name: (value, low, high)}.
@@ -132,9 +160,20 @@ class Fit:
             return Prediction(mean, np.full(shape, np.nan), np.full(shape, np.nan))
         curves = np.repeat(self.form.values(axes, self.draws), NOISE_REPEATS, axis=0)
         scores = normal_scores(len(curves), seed=self.options["seed"] + 1)
-        noise = np.repeat(self.noise_draws, NOISE_REPEATS) * scores
-        low, high = central(shift(self.form, curves, noise[:, None]), interval)
+        noise = (np.repeat(self.noise_draws, NOISE_REPEATS) * scores)[:, None] * self.noise_scale(mean.reshape(-1))
+        low, high = central(shift(self.form, curves, noise), interval)
         return Prediction(mean, low.reshape(shape), high.reshape(shape))
+
+    def noise_scale(self, values: np.ndarray) -> np.ndarray:
+        """Sd of a new run where the law has `values` (n,), over that of a run of weight 1: (n,).
+
+        1 unless the number of trials is known: a recall near 0 or 1 then scatters less than one near 1/2.
+        """
+        if self.noise.get("trials") is None:
+            return np.ones_like(values)
+        logs, error = self.form.residuals == "log", self.transform == "error"
+        variance = share_variance(values, self.noise["trials"], error=error, logs=logs) + self.noise["beyond"]
+        return np.sqrt(variance / self.noise["known"])
 
     def band(self, x: Any, level: float = 0.95) -> Prediction:
         """The law at x with the interval of its *mean*: where the curve lies, not where a new run will."""

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from analysis import checks
+from analysis.evaluation import beyond_trials, share_variance
 from analysis.fitted import Fit, Points
 from analysis.intervals import Draws, leverages, replicate_spread, resample
 from analysis.laws import Law, get_law
@@ -35,8 +36,8 @@ SAME_OPTIMUM = 1e-3  # a start has reached the optimum if its objective is withi
 class Rows:
     """The columns that a fit reads, in an order that does not depend on the table's: x (axes, n), y (n,).
 
-    `weights` (n,) have the mean 1; `evaluation` is the sd of one row that its finite number of trials alone gives it, in
-    the residual space (0 where no trials are known).
+    `weights` (n,) have the mean 1. `variance` (n,) is what the finite number of trials alone gives each row, in the
+    residual space; None where no trials are known.
     """
 
     x: np.ndarray
@@ -44,13 +45,18 @@ class Rows:
     cluster: tuple[str, ...]
     passes: np.ndarray
     weights: np.ndarray
-    evaluation: float = 0.0
+    variance: np.ndarray | None = None
 
     def pick(self, mask: np.ndarray) -> Rows:
         kept = tuple(name for name, keep in zip(self.cluster, mask, strict=True) if keep)
-        return replace(
-            self, x=self.x[:, mask], y=self.y[mask], cluster=kept, passes=self.passes[mask], weights=self.weights[mask]
-        )
+        variance = None if self.variance is None else self.variance[mask]
+        return Rows(self.x[:, mask], self.y[mask], kept, self.passes[mask], self.weights[mask], variance)
+
+    def weighed(self, beyond: float) -> Rows:
+        """With weights 1 / (variance + beyond), mean 1."""
+        assert self.variance is not None
+        inverse = 1 / (self.variance + beyond)
+        return replace(self, weights=inverse / inverse.mean())
 
 
 def fit(
@@ -83,8 +89,9 @@ def fit(
         loss: "squares", "lad" (least absolute deviations), or "huber" with `delta` in the residual space (logs, for laws
             with log residuals). A delta is a modelling choice: look at what another one gives.
         weights: a column of row weights, in proportion to 1 / variance in the residual space.
-        trials: a column with the number of trials behind each y (test queries of a recall): rows are weighted by their
-            binomial variance, and no run is taken to be less noisy than that.
+        trials: a column with the number of trials behind each y (test queries of a recall): a row's variance is then
+            binomial plus what runs scatter beyond it (`analysis.evaluation`), rows are weighted by its inverse, and a new
+            run is taken to have the trials' harmonic mean.
         pin: parameters held at a value, in the units of the table; recorded as such.
         holdout: "largest" fits without the largest x (of the first axis) and compares its runs with their prediction.
         bootstrap: "residuals" keeps the design and redraws the deviations of whole clusters from the fitted law; "cases"
@@ -122,13 +129,18 @@ def fit(
     held = rows.x[0] == rows.x[0].max() if holdout == "largest" else np.zeros(len(rows.y), bool)
     used = rows.pick(~held)
     problem, x_scales, y_scale = _problem(form, used, Objective(loss, delta), options["pin"])
-    starts = form.starts(*problem.axes, problem.y)
-    found, values = solve(problem, starts, tolerance=TOLERANCE)
-    if not np.isfinite(values).any():
-        raise TableError(f"{form.name}: no start led to a finite fit of {y!r} on {', '.join(names)}")
+    found, values = _solved(problem, y, names)
+    beyond = 0.0
+    if used.variance is not None:
+        beyond = _beyond(problem, found[int(np.argmin(values))], used.variance, y_scale)
+        used, rows = used.weighed(beyond), rows.weighed(beyond)
+        problem = replace(problem, weights=used.weights)
+        found, values = _solved(problem, y, names)
     best = int(np.argmin(values))
     _, codes = np.unique(np.array(used.cluster), return_inverse=True)
-    noise = _noise(problem, found[best], y_scale, used.evaluation)
+    noise = _noise(problem, found[best], y_scale, used, beyond)
+    if trials:
+        noise["trials"] = float(1 / np.mean(1 / numeric_column(done, trials)))
     drawn = resample(
         problem, found[best], codes, resamples, seed, cases=bootstrap == "cases", at_least=noise["inflate"]
     )
@@ -241,34 +253,29 @@ def _rows(
     order = sorted(range(table.height), key=lambda k: (*axes[:, k], values[k], names_of[k]))
     if not cluster:
         names_of = [str(k) for k in np.argsort(order)]
-    relative, evaluation = _weights(table, measured, values, form, weights, trials)
     ordered = tuple(names_of[k] for k in order)
-    return Rows(axes[:, order], values[order], ordered, passes[order], relative[order], evaluation)
+    kept = Rows(axes[:, order], values[order], ordered, passes[order], np.ones(len(order)))
+    if weights:
+        given = _above_zero(table, weights)[order]
+        return replace(kept, weights=given / given.mean())
+    if not trials:
+        return kept
+    counts = _above_zero(table, trials)
+    outside = np.flatnonzero((measured < 0) | (measured > 1))
+    if len(outside):
+        raise TableError(f"trials: y must be a share of them, in 0..1; it is not in {name_rows(table, outside)}")
+    error = transform == "error"
+    variance = share_variance(values, counts, error=error, logs=form.residuals == "log")[order]
+    return replace(kept, variance=variance).weighed(0.0)
 
 
-def _weights(
-    table: pl.DataFrame, measured: np.ndarray, values: np.ndarray, form: Law, weights: str | None, trials: str | None
-) -> tuple[np.ndarray, float]:
-    """Row weights with mean 1, and the sd of a row that its trials alone give it, in the residual space."""
-    column = weights or trials
-    if column is None:
-        return np.ones(len(values)), 0.0
+def _above_zero(table: pl.DataFrame, column: str) -> np.ndarray:
     given = numeric_column(table, column)
     if np.any(given <= 0):
         raise TableError(
             f"column {column!r} must be above 0, it is not in {name_rows(table, np.flatnonzero(given <= 0))}"
         )
-    if weights:
-        return given / given.mean(), 0.0
-    outside = np.flatnonzero((measured < 0) | (measured > 1))
-    if len(outside):
-        raise TableError(f"trials: y must be a share of them, in 0..1; it is not in {name_rows(table, outside)}")
-    # Of k hits in n trials, 1/2 is added to each side: a row with no hit is not known without error.
-    share = (measured * given + 0.5) / (given + 1.0)
-    variance = share * (1 - share) / given
-    if form.residuals == "log":
-        variance = variance / values**2
-    return (1 / variance) / np.mean(1 / variance), float(np.sqrt(1 / np.mean(1 / variance)))
+    return given
 
 
 def _codes(rows: Rows) -> list[int]:
@@ -305,6 +312,24 @@ def _problem(
     return Problem(form, axes, rows.y / y_scale, rows.weights, objective, pins), axis_scales, y_scale
 
 
+def _solved(problem: Problem, y: str, names: tuple[str, ...]) -> tuple[np.ndarray, np.ndarray]:
+    """Natural parameters (starts, p) and objectives (starts,) that all starts lead to."""
+    found, values = solve(problem, problem.law.starts(*problem.axes, problem.y), tolerance=TOLERANCE)
+    if not np.isfinite(values).any():
+        raise TableError(f"{problem.law.name}: no start led to a finite fit of {y!r} on {', '.join(names)}")
+    return found, values
+
+
+def _beyond(problem: Problem, params: np.ndarray, variance: np.ndarray, y_scale: float) -> float:
+    """Variance of runs beyond their trials', in the residual space of the table."""
+    unit = 1.0 if problem.law.residuals == "log" else y_scale
+    inner = problem.inner(params[None])
+    residuals = problem.residuals(inner, problem.y[None])[0] * unit
+    with np.errstate(all="ignore"):
+        leverage = leverages(problem.jacobian(inner)[0] * np.sqrt(problem.weights)[:, None])
+    return beyond_trials(residuals, variance, leverage, len(residuals) - len(problem.free))
+
+
 def problem_of(fit: Fit) -> tuple[Problem, np.ndarray]:
     """The minimisation behind a one-unit fit again, in the units of the table, and its parameters (p,)."""
     used = fit.points.used
@@ -314,11 +339,13 @@ def problem_of(fit: Fit) -> tuple[Problem, np.ndarray]:
     return problem, np.array(list(fit.params.values()))
 
 
-def _noise(problem: Problem, params: np.ndarray, y_scale: float, evaluation: float) -> dict[str, Any]:
+def _noise(problem: Problem, params: np.ndarray, y_scale: float, rows: Rows, beyond: float) -> dict[str, Any]:
     """Standard deviation of one run (of weight 1) about the law, in the residual space and in the units of the table.
 
-    `inflate` is by how much the resampled noise must grow where the trials' own noise exceeds what the rows show.
+    `inflate` is by how much the resampled noise must grow where the trials' own noise exceeds what the rows show;
+    `known` is the variance that a row of weight 1 has by its trials and what lies `beyond` them.
     """
+    evaluation = 0.0 if rows.variance is None else float(np.sqrt(1 / np.mean(1 / rows.variance)))
     logs = problem.law.residuals == "log"
     residuals = problem.residuals(problem.inner(params[None]), problem.y[None])[0]
     freedom = len(residuals) - len(problem.free)
@@ -334,6 +361,8 @@ def _noise(problem: Problem, params: np.ndarray, y_scale: float, evaluation: flo
         "space": problem.law.residuals,
         "source": "trials" if least > seen else source,
         "evaluation": evaluation or None,
+        "beyond": beyond,
+        "known": None if rows.variance is None else float(1 / np.mean(1 / (rows.variance + beyond))),
         "inflate": max(least / about_law, 1.0) if about_law > 0 else 1.0,
         "about_law": about_law * unit,
         "replicates": replicates * unit if replicate_freedom else None,

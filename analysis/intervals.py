@@ -111,8 +111,8 @@ def resample(
     if groups < FEW_CLUSTERS:  # one less: with 8 runs a curved law's band else covers .915 (measured), not .95
         freedom = max(freedom - 1, 1)
     factor = np.sqrt(freedom / rng.chisquare(freedom, count))
-    if at_least > 1:  # the trials' noise is known: the part above it is drawn, and it is never undercut
-        factor = np.maximum(factor, at_least)
+    if at_least > 1:  # the rows show no more than their trials' noise, which is known
+        factor = np.full(count, at_least)
     if groups < FEW_CLUSTERS:
         noise = _parametric(deviations, clusters, free, count, rng, alike)
         method = f"parametric bootstrap, residual sd inflated by sqrt(n/(n-p)), t-calibrated ({freedom} df)"

@@ -47,19 +47,21 @@ class TwoStep:
         level, is that of *one new run*: its intermediate is drawn with noise, and its downstream metric about the link.
         """
         mean = self.second.predict(np.maximum(self.first.predict(x), TINY))
-        low, high = self._ends(x, mean.shape, self.level if interval is None else interval)
+        low, high = self._ends(x, mean, self.level if interval is None else interval)
         return Prediction(*(np.clip(part, *self.limits) for part in (mean, low, high)))
 
-    def _ends(self, x: Any, shape: tuple[int, ...], level: float) -> tuple[np.ndarray, np.ndarray]:
+    def _ends(self, x: Any, at: np.ndarray, level: float) -> tuple[np.ndarray, np.ndarray]:
+        shape, mean = at.shape, at.reshape(-1)
         if not (len(self.first.draws) and len(self.second.draws)):
             return np.full(shape, np.nan), np.full(shape, np.nan)
         axes, _ = self.first._axes(x)
         steps = [_draws(step, self.first.options["seed"] + k) for k, step in enumerate((self.first, self.second))]
         count = min(len(params) for params, _ in steps)
         (params, noise), (link, link_noise) = ((p[:count], n[:count, None]) for p, n in steps)
+        noise = noise * self.first.noise_scale(np.ravel(self.first.predict(x)))
         middle = np.maximum(shift(self.first.form, self.first.form.values(axes, params), noise), TINY)
         ends = self.second.form.function(middle, *(link[:, k, None] for k in range(link.shape[1])))
-        low, high = central(shift(self.second.form, ends, link_noise), level)
+        low, high = central(shift(self.second.form, ends, link_noise * self.second.noise_scale(mean)), level)
         return low.reshape(shape), high.reshape(shape)
 
     def table(self) -> pl.DataFrame:

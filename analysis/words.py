@@ -72,6 +72,12 @@ def fit_summary(fit: Fit) -> str:
             lines.append(f"  {name:<{width}}  {number(fit.params[name])}  pinned")
             continue
         lines.append(f"  {name:<{width}}  {number(fit.params[name])}  {fit.level:.0%}: {span(ends)}")
+    if len(fit.x) == 1 and fit.form.residuals == "log":
+        end = float(fit.points.x[0, fit.points.used].max())
+        value, low, high = (float(part) for part in fit.slope(end, fit.level))
+        lines.append(
+            f"  slope d log y / d log {fit.x[0]} at {number(end)}: {number(value)}  {fit.level:.0%}: {span((low, high))}"
+        )
     lines += [f"  {text}" for text in derived_words(fit)]
     objective, diagnostics = fit.objective, fit.diagnostics
     decades = ", ".join(f"{value:.2f}" for value in diagnostics["decades"])

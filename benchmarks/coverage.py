@@ -3,8 +3,9 @@ exchange rates, with the attenuation of ordinary least squares beside them.
 
 Each configuration is planted many times; each fit is asked for the interval of every parameter, of the mean and of one new
 run at 3 times the largest x. A configuration with 12 runs and more must hold each of them in 92.5-98 % of trials, all of
-these together in 94-96 %; with fewer runs at least 92.5 %. Where the floor is not identified no coverage is promised: it is
-counted how often that is said. Trials whose fit gives no interval are counted, and are no hits.
+these together in 94-96 %; with fewer runs at least 92.5 %. Where a fit gives a quantity no interval, that is counted and
+printed, and the quantity is judged by the other trials; a judged configuration may do so in 10 % of trials at most. Where the
+planted floor cannot be identified no coverage is promised: it is counted how often that is said.
 
     python benchmarks/coverage.py            (under 20 minutes on 2 cores)
     python benchmarks/coverage.py --quick    (under a minute: a smoke test, too few trials to judge anything)
@@ -31,6 +32,7 @@ import analysis
 LEVEL = 0.95
 FAR = 3.0  # times the largest x: where the mean and a new run are foretold
 TRIALS_OF_A_RECALL = 2000
+MOST_WITHOUT = 0.10  # of the trials of a judged configuration may give no interval
 BLOCK = 25  # trials that one task of a worker runs
 
 
@@ -134,8 +136,8 @@ def _moved(law: Law, value: np.ndarray, noise: np.ndarray) -> np.ndarray:
     return value * np.exp(noise) if analysis.get_law(law.name).residuals == "log" else value + noise
 
 
-def one_fit(configuration: Configuration, trial: int, resamples: int) -> tuple[list[bool], bool, bool]:
-    """Hits of each quantity, whether there was no interval, and whether the floor was said to be unidentified."""
+def one_fit(configuration: Configuration, trial: int, resamples: int) -> tuple[list[float], bool]:
+    """For each quantity 1 for a hit, 0 for a miss, NaN for no interval; whether the floor was said to be unidentified."""
     law = LAWS[configuration.law]
     rng = np.random.default_rng([zlib.crc32(repr(configuration).encode()), trial])
     table = plant(configuration, rng)
@@ -156,9 +158,11 @@ def one_fit(configuration: Configuration, trial: int, resamples: int) -> tuple[l
     intervals = fit.intervals(LEVEL)
     ends = [*(intervals[name] for name in law.truth), fit.band(far, LEVEL)[1:], fit.predict(far, interval=LEVEL)[1:]]
     values = [*law.truth.values(), true, new]
-    hits = [bool(low <= value <= high) for (low, high), value in zip(ends, values, strict=True)]
-    warned = any("is not identified" in text for text in fit.warnings)
-    return hits, not len(fit.draws), warned
+    hits = [
+        float(low <= value <= high) if np.isfinite(low) else np.nan
+        for (low, high), value in zip(ends, values, strict=True)
+    ]
+    return hits, any("is not identified" in text for text in fit.warnings)
 
 
 def one_rate(rates: Rates, trial: int) -> tuple[bool, float, float]:
@@ -208,10 +212,11 @@ def judge_laws(grid: Sequence[Configuration], outcomes: Sequence[list[Any]], eno
     misses: dict[bool, list[str]] = {True: [], False: []}
     for one, found in zip(grid, outcomes, strict=True):
         hits = np.array([trial[0] for trial in found])
-        none, warned = (np.mean([trial[k] for trial in found]) for k in (1, 2))
-        covered = hits.mean(axis=0)
+        warned = float(np.mean([trial[1] for trial in found]))
+        none = float(np.isnan(hits).mean(axis=0).max())
+        covered = np.array([np.nanmean(column) if np.isfinite(column).any() else np.nan for column in hits.T])
         many = one.runs >= 12
-        fine = covered.min() >= 0.925 and (not many or covered.max() <= 0.98)
+        fine = none <= MOST_WITHOUT and covered.min() >= 0.925 and (not many or covered.max() <= 0.98)
         if one.judged:
             misses[many] += [] if fine else [f"{one.law}/{one.kind}/{one.runs}"]
             pooled += [hits] if many else []
@@ -219,10 +224,10 @@ def judge_laws(grid: Sequence[Configuration], outcomes: Sequence[list[Any]], eno
         verdict = ("ok" if fine else "FAILS") if one.judged and enough else "not judged"
         rows.append([
             one.law, one.kind, one.runs, ", ".join(shown), percent(covered[-2]), percent(covered[-1]),
-            percent(float(none)), percent(float(warned)) if analysis.get_law(LAWS[one.law].name).floor else "-", verdict,
+            percent(none), percent(warned) if analysis.get_law(LAWS[one.law].name).floor else "-", verdict,
         ])  # fmt: skip
     show(["law", "noise", "runs", "parameters", "mean", "new run", "no interval", "floor warned", "verdict"], rows)
-    together = float(np.concatenate([hits.ravel() for hits in pooled]).mean()) if pooled else np.nan
+    together = float(np.nanmean(np.concatenate([hits.ravel() for hits in pooled]))) if pooled else np.nan
     left = {many: ", ".join(names) or "none" for many, names in misses.items()}
     return [
         (f"12 runs and more: every quantity of every configuration within 92.5-98 %; not: {left[True]}", not misses[True]),

@@ -26,11 +26,20 @@ def number(value: Any) -> float:
 
 
 def law_sentence(fit: Any, metric: str) -> str:
-    """The fitted law in a sentence, every parameter with its 95 % interval."""
+    """The fitted law in a sentence: its slope at the largest point fitted, every parameter with its 95 % interval.
+
+    Where the floor may as well be none the parameters have no interval; the slope has.
+    """
     ends = fit.intervals(0.95)
     parts = [f"{name} = {value:.4g} [{ends[name][0]:.3g}, {ends[name][1]:.3g}]" for name, value in fit.params.items()]
+    if any(math.isnan(low) for low, _ in ends.values()):
+        parts = [f"{name} = {value:.4g}" for name, value in fit.params.items()]
+        parts[-1] += " without interval (the floor is not told from none)"
     what = f"1 - {metric}" if fit.transform == "error" else metric
-    return f"{what} follows {fit.form.formula}: {', '.join(parts)} ({fit.clusters} runs, 95 % intervals)."
+    x = float(fit.points.x[0, fit.points.used].max())
+    slope, low, high = (float(part) for part in fit.slope(x))
+    told = f"d log y / d log {fit.x[0]} at {x:,.4g} = {slope:+.3f} [{low:+.3f}, {high:+.3f}]"
+    return f"{what} follows {fit.form.formula}: {told}; {', '.join(parts)} ({fit.clusters} runs, 95 % intervals)."
 
 
 def holdout_sentence(fit: Any, metric: str) -> str:
