@@ -27,6 +27,8 @@ __all__ = ["DataError", "Dataset", "Fault", "check", "logical_digest", "open_dat
 if TYPE_CHECKING:
     import polars as pl
 
+    from moon_jax.data.quarantine import Quarantine
+
 FILES = ("items", "queries", "pairs", "events", "impressions", "truth", "relevance", "users", "embeddings")
 SPLITS = ("train", "valid", "test")
 FORMAT = 1
@@ -139,11 +141,13 @@ def write_dataset(
     simulated: Mapping[str, bool],
     forms: Mapping[str, str],
     facts: Mapping[str, Any],
+    quarantine: "Quarantine | None" = None,
 ) -> Dataset:
     """Writes a contract directory whole or not at all: into a sibling folder, then one rename.
 
     If another process has meanwhile written the same content, that one stands and is returned. Raises DataError where
-    `folder` exists already with other content, or where `simulated` does not speak of every table.
+    `folder` exists already with other content, or where `simulated` does not speak of every table. A dataset larger than
+    memory is written by `moon_jax.data.writing.DatasetWriter`.
     """
     from moon_jax.data.writing import DatasetWriter  # writing needs this module
 
@@ -161,6 +165,7 @@ def write_dataset(
         forms=forms,
         facts=facts,
     ) as writer:
+        writer.quarantine = quarantine or writer.quarantine
         for file in (known for known in FILES if known in tables):
             writer.add(file, tables[file])
     return writer.dataset

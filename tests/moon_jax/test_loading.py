@@ -142,9 +142,10 @@ def test_training_pairs_know_no_product_of_an_evaluation(prepared: Prepared) -> 
 @pytest.mark.real_data
 def test_fashion_titles_of_an_evaluation_are_never_trained_on(real_data: Path, tmp_path: Path) -> None:
     """From the real titles, without decoding a photo: training pairs and own photos stay clear of held-out titles."""
-    from moon_jax.data.adapters.fashion import group_queries, read_styles, split_titles
+    from moon_jax.data.adapters.fashion import read_styles
+    from moon_jax.data.adapters.groups import group_queries, split_titles
 
-    products, _, _ = read_styles(real_data / "fashion-product-images-small")
+    products, _ = read_styles(real_data / "fashion-product-images-small")
     groups: dict[str, list[int]] = {}
     for product in products:
         groups.setdefault(product.title, []).append(product.item_id)

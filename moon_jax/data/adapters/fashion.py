@@ -1,23 +1,26 @@
 """Fashion Product Images (Kaggle, small or full): photos of the same title are photos of the same product.
 
 An image search is one item's photo against all others; relevant are the other items of its title.
+
+Where: Kaggle, `paramaggarwal/fashion-product-images-small` (or `-dataset`). Licence: stated as MIT on Kaggle, not
+verified; the photos are the sellers'. Layout: `styles.csv` (id, gender, masterCategory, subCategory, articleType,
+baseColour, season, year, usage, productDisplayName) and `images/<id>.jpg`, as folders or in one zip.
 """
 
-import hashlib
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from moon_jax.data.adapters.groups import group_pairs
 from moon_jax.data.adapters.photos import read_photos, read_text
 from moon_jax.data.contract import DataError, Dataset, refuse_existing, write_dataset
+from moon_jax.data.quarantine import Quarantine
 
 if TYPE_CHECKING:
     import polars as pl
 
-TEST_GROUPS, VALID_GROUPS = 1200, 600  # of 5,089: a standard error of about 1.3 points on hit@10
-TRAIN_POSITIVES = 4
 MAX_LEFT_OUT = 0.05
 _NEEDED = ("id", "masterCategory", "subCategory", "articleType", "baseColour", "usage", "productDisplayName")
 _ATTRIBUTES = {"colour": "baseColour", "usage": "usage", "gender": "gender", "season": "season", "year": "year"}
@@ -27,6 +30,7 @@ _ATTRIBUTES = {"colour": "baseColour", "usage": "usage", "gender": "gender", "se
 class Product:
     """One line of styles.csv; `title` is stripped, `fields` are the columns as they stand."""
 
+    line: int
     item_id: int
     title: str
     fields: Mapping[str, str]
@@ -44,31 +48,30 @@ def import_fashion(source: Path, target: Path, *, progress: Callable[[int, int],
     """Imports `source` into the contract directory `target`: a folder with styles.csv and images/ or images.zip, or one
     zip with both.
 
-    Items without a photo that decodes are left out and counted in `facts["left_out"]`. Titles are split three ways by
-    SHA-256. `progress(done, total)` counts photos. Raises DataError where a file is missing, a column is missing, more
-    than 5 % of the items fall out, or too few titles are shared.
+    Items without a photo that decodes are left out: each is named in the quarantine, `facts["left_out"]` counts them.
+    Titles are split three ways by SHA-256. `progress(done, total)` counts photos. Raises DataError where a file is
+    missing, a column is missing, more than 5 % of the items fall out, or too few titles are shared.
     """
     source, target = Path(source), Path(target)
     refuse_existing(target)
-    products, malformed, duplicate = read_styles(source)
+    products, unread = read_styles(source)
     photos, absent, broken = read_photos(source, "images", [product.item_id for product in products], progress)
-    left_out = {"malformed_line": malformed, "duplicate_id": duplicate, "no_image": len(absent), "broken": len(broken)}
-    lines = len(products) + malformed + duplicate
+    left_out = {"malformed_line": 0, "duplicate_id": 0, **Counter(unread.values())}
+    left_out |= {"no_image": len(absent), "broken": len(broken)}
+    lines = len(products) + len(unread)
     if sum(left_out.values()) > MAX_LEFT_OUT * lines:
         told = ", ".join(f"{reason} {count}" for reason, count in left_out.items() if count)
         raise DataError(f"{source}: more than 5 % of {lines} items cannot be used ({told}); is the download complete?")
+    reasons = broken | dict.fromkeys(absent, "no_image")
+    unusable = {product.line: reasons[product.item_id] for product in products if product.item_id in reasons}
+    quarantine = Quarantine()
+    for line, reason in sorted((unread | unusable).items()):
+        quarantine.put("items", "styles.csv", [line], reason)
     products = [product for product in products if product.item_id in photos]
     groups: dict[str, list[int]] = defaultdict(list)
     for product in products:
         groups[product.title].append(product.item_id)
-    splits = split_titles([title for title, ids in groups.items() if title and len(ids) > 1])
-    pairs = [
-        (query, item, split)
-        for title, split in splits.items()
-        for query, relevant in group_queries(title, groups[title], split)
-        for item in relevant
-    ]
-    pairs.sort(key=lambda pair: pair[0])  # stable: the order of positives stays
+    pairs, splits = group_pairs(groups)
     return write_dataset(
         target,
         name="fashion-product-images",
@@ -78,6 +81,7 @@ def import_fashion(source: Path, target: Path, *, progress: Callable[[int, int],
         tables=_tables(products, groups, photos, pairs),
         simulated={"items": False, "queries": False, "pairs": False},
         forms={"image": "image->image"},
+        quarantine=quarantine,
         facts={
             "items": len(products),
             "gallery": len(products),
@@ -91,8 +95,8 @@ def import_fashion(source: Path, target: Path, *, progress: Callable[[int, int],
     )
 
 
-def read_styles(source: Path) -> tuple[list[Product], int, int]:
-    """Products in the order of ids, the number of malformed lines, and of repeated ids.
+def read_styles(source: Path) -> tuple[list[Product], dict[int, str]]:
+    """Products in the order of ids, and the lines left out with why: "malformed_line" or "duplicate_id".
 
     Kaggle does not quote titles, so whatever commas stand beyond the last column belong to the title.
     """
@@ -100,49 +104,28 @@ def read_styles(source: Path) -> tuple[list[Product], int, int]:
     lines = read_text(source, "styles.csv").splitlines()
     header = lines[0].split(",") if lines else []
     if missing := [column for column in _NEEDED if column not in header]:
-        raise DataError(f"{path}, line 1: lacks column {missing[0]!r}; it has {', '.join(header) or 'nothing'}")
+        raise DataError(f"{path}, line 1: lacks column {missing[0]!r}; it has {', '.join(header)[:200] or 'nothing'}")
     if header[-1] != "productDisplayName":
         raise DataError(f"{path}, line 1: productDisplayName must be the last column, its titles hold commas")
     found: dict[int, Product] = {}
-    malformed = duplicate = 0
-    for line in filter(None, lines[1:]):
+    unread: dict[int, str] = {}
+    at = header.index("id")
+    for number, line in enumerate(lines[1:], start=2):
+        if not line:
+            continue
         values = line.split(",", len(header) - 1)
-        if len(values) < len(header) or not values[header.index("id")].isdecimal():
-            malformed += 1
+        if len(values) < len(header) or not values[at].isdecimal() or len(values[at]) > 18:
+            unread[number] = "malformed_line"
             continue
         fields = {column: value.strip() for column, value in zip(header, values, strict=True)}
         title = fields["productDisplayName"]
         if len(title) > 1 and title[0] == title[-1] == '"':  # a re-saved file quotes what holds commas
             title = title[1:-1].replace('""', '"').strip()
-        product = Product(int(fields["id"]), title, fields)
-        duplicate += product.item_id in found
+        product = Product(number, int(fields["id"]), title, fields)
+        if product.item_id in found:
+            unread[number] = "duplicate_id"
         found.setdefault(product.item_id, product)
-    return sorted(found.values(), key=lambda product: product.item_id), malformed, duplicate
-
-
-def split_titles(titles: list[str]) -> dict[str, str]:
-    """The split of each title, by the order of its hash; a small catalogue gives at most a quarter to test."""
-    if len(titles) < 4:
-        raise DataError(f"only {len(titles)} titles are shared by two or more items: too few to split three ways")
-    test = min(TEST_GROUPS, len(titles) // 4)
-    valid = min(VALID_GROUPS, max(len(titles) // 8, 1))
-    ordered = sorted(titles, key=_hash)
-    return {
-        title: "test" if rank < test else "valid" if rank < test + valid else "train"
-        for rank, title in enumerate(ordered)
-    }
-
-
-def group_queries(title: str, ids: list[int], split: str) -> list[tuple[int, list[int]]]:
-    """The queries of a title group with their relevant items, picked by hash.
-
-    In training every item asks for up to 4 others; in valid and test one item asks for all others.
-    """
-    if split == "train":
-        by_query = ((query, sorted(set(ids) - {query}, key=lambda item: _hash(f"{query}:{item}"))) for query in ids)
-        return [(query, others[:TRAIN_POSITIVES]) for query, others in by_query]
-    query = min(ids, key=lambda item: _hash(f"{title}\0{item}"))
-    return [(query, sorted(set(ids) - {query}))]
+    return sorted(found.values(), key=lambda product: product.item_id), unread
 
 
 def _tables(
@@ -180,7 +163,3 @@ def _tables(
         "queries": queries,
         "pairs": frame.select("query_id", "item_id", pl.lit("click").alias("action"), "split"),
     }
-
-
-def _hash(text: str) -> str:
-    return hashlib.sha256(text.encode()).hexdigest()

@@ -2,6 +2,10 @@
 
 Clicks: a rating of at least 4, the last 20 % of each user by time as test. Text search: a title asks for its poster.
 Item search: a movie asks for the movies that the same people like, learned from training ratings only.
+
+Where: GroupLens (`ml-latest-small`) and any set of its posters. Licence: GroupLens research terms; the posters are the
+studios'. Layout: `ratings.csv` (userId, movieId, rating, timestamp), `movies.csv` (movieId, title, genres) and
+`posters/<movieId>.jpg`, a folder or a zip.
 """
 
 import csv
@@ -13,6 +17,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from moon_jax.data.adapters.photos import photo_ids, read_photos
 from moon_jax.data.contract import DataError, Dataset, refuse_existing, write_dataset
+from moon_jax.data.quarantine import Quarantine
 
 if TYPE_CHECKING:
     import numpy as np
@@ -51,6 +56,10 @@ def import_movielens(source: Path, target: Path, *, progress: Callable[[int, int
     ratings = read_ratings(source / "ratings.csv")
     rated = {rating.movie_id for rating in ratings} & set(movies)
     posters, absent, broken = read_photos(source, "posters", sorted(rated), progress)
+    quarantine = Quarantine()
+    for movie, reason in broken.items():
+        quarantine.put("items", f"{movie}.jpg", [None], reason)
+    quarantine.require_few("items", len(rated))
     joined = [rating for rating in ratings if rating.movie_id in posters]
     if not joined:
         raise DataError(f"{source}: no rated movie of movies.csv has a poster <movieId>.jpg; are the files of one set?")
@@ -75,6 +84,7 @@ def import_movielens(source: Path, target: Path, *, progress: Callable[[int, int
         },
         simulated=dict.fromkeys(("items", "queries", "pairs", "events", "impressions"), False),
         forms={"text": "text->image", "item": "image+text->image+text"},
+        quarantine=quarantine,
         facts={
             "items": len(posters),
             "users": len({rating.user_id for rating in joined}),

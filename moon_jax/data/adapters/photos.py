@@ -1,51 +1,80 @@
-"""Photos from a folder or a zip: read by name, bounded in size, decoded once to be sure of them."""
+"""Photos from a folder or a zip: read by name, bounded in size, decoded once to be sure of them.
+
+Names come from data and are not trusted: one that leads out of the folder of photos, by `..`, by its root or through a
+link, is refused. A zip is read as a stream: nothing is extracted, and no member is unpacked beyond its bound.
+"""
 
 import zipfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from moon_jax.data.checking import image_faults
 from moon_jax.data.contract import DataError
 
 MAX_BYTES = 1 << 26  # one photo; a larger member of a zip is not unpacked
-Reader = Callable[[int], bytes | None]
+MAX_TEXT = 1 << 29  # one text file out of a zip
+Reader = Callable[[str], bytes | None]
+
+
+class UnusableError(ValueError):
+    """A photo that is there, or asked for, but must not or cannot be read; says why."""
 
 
 @contextmanager
 def open_photos(source: Path, name: str) -> Iterator[Reader]:
-    """A function from id to the bytes of `<id>.jpg`, None if absent: in the folder `source/name`, in `source/name.zip`, or,
-    where `source` itself is a zip, in that.
+    """A function from a photo's name ("17.jpg", "shoes/17.png") to its bytes, None if absent: in the folder
+    `source/name`, in `source/name.zip`, or, where `source` itself is a zip, in that.
 
-    The zip is read as a stream: nothing is extracted, so no path inside it is ever followed. Raises DataError if
-    neither is there or the zip is broken.
+    The function raises UnusableError for a name that leads elsewhere and for a file that is too large or broken. Raises
+    DataError if neither folder nor zip is there or the zip is broken.
     """
     folder, archive = (source / name, source / f"{name}.zip") if not source.is_file() else (source / name, source)
     if folder.is_dir():
-
-        def read(photo: int) -> bytes | None:
-            path = folder / f"{photo}.jpg"
-            if not path.is_file() or path.stat().st_size > MAX_BYTES:
-                return None
-            return path.read_bytes()
-
-        yield read
+        yield lambda photo: _read_inside(folder, photo)
         return
     if not archive.is_file():
         raise DataError(f"{source}: has neither a folder {name}/ nor {name}.zip; give the folder of the downloaded set")
     with _open_zip(archive) as opened:
-        members = {info.filename.rsplit("/", 1)[-1]: info for info in opened.infolist() if not info.is_dir()}
+        members = {info.filename: info for info in opened.infolist() if not info.is_dir()}
+        by_name = {path.rsplit("/", 1)[-1]: info for path, info in members.items()}
 
-        def read_member(photo: int) -> bytes | None:
-            info = members.get(f"{photo}.jpg")
-            if info is None or info.file_size > MAX_BYTES:
-                return None
-            try:
-                return opened.read(info)
-            except (zipfile.BadZipFile, OSError, EOFError):
-                return b""  # there, but broken: decoding will say so
+        def read_member(photo: str) -> bytes | None:
+            _refuse_outside(photo)
+            info = members.get(photo) or members.get(f"{name}/{photo}") or by_name.get(photo)
+            return None if info is None else _unpack(opened, info, MAX_BYTES)
 
         yield read_member
+
+
+def _read_inside(folder: Path, name: str) -> bytes | None:
+    _refuse_outside(name)
+    path = folder / name
+    try:
+        if not path.is_file():
+            return None
+        if not path.resolve().is_relative_to(folder.resolve()):
+            raise UnusableError("image path leads out of the folder of images by a link")
+        if path.stat().st_size > MAX_BYTES:
+            raise UnusableError(f"image file is larger than {MAX_BYTES >> 20} MiB")
+        return path.read_bytes()
+    except OSError as error:
+        raise UnusableError(f"image file cannot be read ({error.strerror or type(error).__name__})") from error
+
+
+def _refuse_outside(name: str) -> None:
+    path = PurePosixPath(name.replace("\\", "/"))
+    if path.is_absolute() or ".." in path.parts or "\0" in name or ":" in name:
+        raise UnusableError("image path leads out of the folder of images")
+
+
+def _unpack(opened: zipfile.ZipFile, info: zipfile.ZipInfo, limit: int) -> bytes:
+    if info.file_size > limit:  # the stream ends there, too, whatever it really holds
+        raise UnusableError(f"zip member is larger than {limit >> 20} MiB")
+    try:
+        return opened.read(info)
+    except Exception as error:  # decompressors raise many kinds: BadZipFile, zlib.error, RuntimeError (a password), ...
+        raise UnusableError(f"zip member cannot be unpacked ({type(error).__name__}: {str(error)[:80]})") from error
 
 
 def photo_ids(source: Path, name: str) -> set[int]:
@@ -56,39 +85,52 @@ def photo_ids(source: Path, name: str) -> set[int]:
     else:
         with _open_zip(archive) as opened:
             names = [member.rsplit("/", 1)[-1] for member in opened.namelist()]
-    return {
-        int(stem) for stem in (file.removesuffix(".jpg") for file in names if file.endswith(".jpg")) if stem.isdecimal()
-    }
+    stems = (file.removesuffix(".jpg") for file in names if file.endswith(".jpg"))
+    return {int(stem) for stem in stems if stem.isdecimal() and len(stem) < 19}
 
 
 def _open_zip(archive: Path) -> zipfile.ZipFile:
     try:
         return zipfile.ZipFile(archive)
-    except (zipfile.BadZipFile, OSError) as error:
+    except (
+        Exception
+    ) as error:  # a damaged directory raises BadZipFile, struct.error, ValueError, UnicodeDecodeError, ...
         raise DataError(f"{archive}: not a readable zip ({error}); download it again") from error
 
 
 def read_photos(
     source: Path, name: str, ids: Sequence[int], progress: Callable[[int, int], None] | None = None
-) -> tuple[dict[int, bytes], list[int], list[int]]:
-    """Photos by id, the ids without a photo, and the ids whose photo is oversized or does not decode."""
+) -> tuple[dict[int, bytes], list[int], dict[int, str]]:
+    """Photos `<id>.jpg` by id, the ids without one, and those whose photo cannot be used, with the reason."""
     good: dict[int, bytes] = {}
     absent: list[int] = []
-    broken: list[int] = []
+    broken: dict[int, str] = {}
     with open_photos(source, name) as read:
         for start in range(0, len(ids), 4096):
             part = ids[start : start + 4096]
-            found = [(photo, encoded) for photo in part if (encoded := read(photo)) is not None]
-            absent += sorted(set(part) - {photo for photo, _ in found})
-            reasons = image_faults([encoded for _, encoded in found])
-            for (photo, encoded), reason in zip(found, reasons, strict=True):
+            found = read_all(read, [f"{photo}.jpg" for photo in part])
+            for photo, (encoded, reason) in zip(part, found, strict=True):
                 if reason:
-                    broken.append(photo)
+                    broken[photo] = reason
+                elif encoded is None:
+                    absent.append(photo)
                 else:
                     good[photo] = encoded
             if progress is not None:
                 progress(start + len(part), len(ids))
-    return good, absent, broken
+    return good, sorted(absent), broken
+
+
+def read_all(read: Reader, names: Sequence[str | None]) -> list[tuple[bytes | None, str | None]]:
+    """(bytes, why they cannot be used) of each photo; (None, None) for one that is absent or has no name."""
+    found: list[tuple[bytes | None, str | None]] = []
+    for name in names:
+        try:
+            found.append((None if name is None else read(name), None))
+        except UnusableError as error:
+            found.append((None, str(error)))
+    reasons = image_faults([encoded for encoded, _ in found])
+    return [(encoded, told or fault) for (encoded, told), fault in zip(found, reasons, strict=True)]
 
 
 def read_text(source: Path, name: str) -> str:
@@ -102,8 +144,10 @@ def read_text(source: Path, name: str) -> str:
             if not inside:
                 raise DataError(f"{source}: has no {name} in it; give the downloaded set, a folder or its zip")
             first = min(inside, key=lambda info: len(info.filename))
-            return opened.read(first).decode("utf-8-sig")
+            return _unpack(opened, first, MAX_TEXT).decode("utf-8-sig")
     except FileNotFoundError as error:
         raise DataError(f"{path}: missing; give the downloaded set, a folder or its zip") from error
+    except UnusableError as error:
+        raise DataError(f"{path}: {error}") from error
     except (UnicodeDecodeError, OSError) as error:
         raise DataError(f"{path}: cannot be read as UTF-8 text ({error})") from error
