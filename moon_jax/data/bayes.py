@@ -1,6 +1,6 @@
 """The best that anyone can predict from a history of a given length: exact marginalisation over what was not seen."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from math import comb
 
@@ -40,11 +40,14 @@ def bayes_probabilities(
     """E[p | target, its item's effect, last L events] for each L, float64 [N].
 
     `logit_N` is the logit without the history's part, `target_N` the style shown, `recent_NxL` the styles of the last
-    events, newest first (as many as `weights`, at least). Given the persona, the events beyond L are independent of
-    those within, so the unseen rest of s is a weighted sum of independent binomials; its exact distribution is tabled.
+    events, newest first (as many as `weights`, at least), -1 where a user has had fewer. Given the persona, the events
+    beyond L are independent of those within, so the unseen rest of s is a weighted sum of independent binomials; its
+    exact distribution is tabled.
     """
     stop = len(weights)
     same_NxL = recent_NxL[:, :stop] == target_N[:, None]
+    there_NxL = recent_NxL[:, :stop] >= 0
+    depth_N = there_NxL.sum(axis=1)  # how many events there are that could tell
     log_events_SxZ = np.log(personas.events.T)
     log_posterior_NxZ = np.log(personas.targets.T)[target_N]
     known_N = np.zeros(len(target_N), np.int64)  # the part of s that the last L events decide
@@ -52,17 +55,41 @@ def bayes_probabilities(
     reached = 0
     for length in sorted(lengths):
         for lag in range(reached, min(length, stop)):
-            log_posterior_NxZ = log_posterior_NxZ + log_events_SxZ[recent_NxL[:, lag]]
+            told_NxZ = log_events_SxZ[recent_NxL[:, lag]]
+            log_posterior_NxZ = log_posterior_NxZ + np.where(there_NxL[:, lag, None], told_NxZ, 0)
             known_N = known_N + weights[lag] * same_NxL[:, lag]
         reached = max(reached, min(length, stop))
-        if reached == stop:  # nothing is left to guess
-            result[length] = sigmoid(logit_N + gain * known_N)
+        result[length] = sigmoid(logit_N + gain * known_N)  # where nothing is left to guess
+        if not (depth_N > reached).any():
             continue
         posterior_NxZ = np.exp(log_posterior_NxZ - log_posterior_NxZ.max(axis=1, keepdims=True))
         posterior_NxZ /= posterior_NxZ.sum(axis=1, keepdims=True)
-        rest_ZxSxR = rest_distribution(personas.events, weights[reached:])
-        result[length] = _mix(logit_N + gain * known_N, gain, target_N, posterior_NxZ, rest_ZxSxR)
+        for depth, rest_ZxSxR in _rests(personas.events, weights, reached, depth_N):
+            rows = np.flatnonzero(depth_N == depth)
+            logit = logit_N[rows] + gain * known_N[rows]
+            result[length][rows] = _mix(logit, gain, target_N[rows], posterior_NxZ[rows], rest_ZxSxR)
     return result
+
+
+def _rests(
+    match_ZxS: np.ndarray, weights: np.ndarray, reached: int, depth_N: np.ndarray
+) -> Iterator[tuple[int, np.ndarray]]:
+    """For each number of events beyond `reached` that occurs, the distribution of what those unseen add to s."""
+    stop = len(weights)
+    if (depth_N == stop).any():
+        yield stop, rest_distribution(match_ZxS, weights[reached:])
+    shorter = set(np.unique(depth_N[(depth_N > reached) & (depth_N < stop)]).tolist())
+    if not shorter:
+        return
+    rest_ZxSxR = np.zeros((*match_ZxS.shape, int(weights[reached : max(shorter)].sum()) + 1))
+    rest_ZxSxR[..., 0] = 1
+    for lag in range(reached, max(shorter)):  # one event more at a time
+        hit_ZxSxR = match_ZxS[..., None] * rest_ZxSxR
+        rest_ZxSxR -= hit_ZxSxR
+        weight = int(weights[lag])
+        rest_ZxSxR[..., weight:] += hit_ZxSxR[..., : rest_ZxSxR.shape[-1] - weight]
+        if lag + 1 in shorter:
+            yield lag + 1, rest_ZxSxR
 
 
 def rest_distribution(match_ZxS: np.ndarray, weights: np.ndarray) -> np.ndarray:
@@ -87,11 +114,12 @@ def _mix(
     logit_N: np.ndarray, gain: float, target_N: np.ndarray, posterior_NxZ: np.ndarray, rest_ZxSxR: np.ndarray
 ) -> np.ndarray:
     """The mean of sigmoid(logit + gain * rest) over personas and the rest; style by style: tables stay small."""
-    values_R = gain * np.arange(rest_ZxSxR.shape[-1])
+    # exp(-(logit + value)) is a product, so that one table of exponentials serves all rows.
+    odds_N, odds_R = np.exp(-logit_N), np.exp(-gain * np.arange(rest_ZxSxR.shape[-1]))
     mixed_N = np.empty(len(logit_N))
     for style in np.unique(target_N):
         rows = np.flatnonzero(target_N == style)
         for part in np.array_split(rows, max(1, len(rows) // 4096)):
             rest_PxR = posterior_NxZ[part] @ rest_ZxSxR[:, style]
-            mixed_N[part] = (rest_PxR * sigmoid(logit_N[part, None] + values_R)).sum(axis=1)
+            mixed_N[part] = (rest_PxR / (1 + odds_N[part, None] * odds_R)).sum(axis=1)
     return mixed_N

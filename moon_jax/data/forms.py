@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 MODALITIES = ("image", "text")
-SEARCHES = ("image", "text", "item")
+SEARCHES = ("image", "text", "item", "mixed")  # mixed: a photo and a text together
 OWN = "own"  # not a search: an item's own photo, augmented, against the item
 
 
@@ -12,7 +12,7 @@ class Form:
     """What a query and its item show the encoder, for one kind of search (or an item's own photo).
 
     Attributes:
-        search: "image", "text" or "item": which queries; "own" pairs every training item with itself.
+        search: "image", "text", "item" or "mixed": which queries; "own" pairs every training item with itself.
         query, item: modalities that are encoded, among "image" and "text".
         weight: share of batches, relative to the other forms of a mixture.
     """

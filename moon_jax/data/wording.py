@@ -6,8 +6,18 @@ several spellings, so that matching words finds the right product only sometimes
 
 import numpy as np
 
-# The leaves stand in the order of rendering.SHAPES: the image shows the same thing.
-TAXONOMY = {"clothing": ("shirt", "trousers", "dress", "hat"), "home": ("mug", "lamp", "chair", "vase")}
+# Division, department, type, in the order of rendering.SHAPES: the image shows the same thing.
+CATEGORIES = (
+    ("clothing", "garments", "shirt"),
+    ("clothing", "garments", "trousers"),
+    ("clothing", "garments", "dress"),
+    ("clothing", "accessories", "hat"),
+    ("home", "tableware", "mug"),
+    ("home", "furnishing", "lamp"),
+    ("home", "furnishing", "chair"),
+    ("home", "tableware", "vase"),
+)
+LEVELS = ("division", "department", "type")
 NOUNS = (
     ("shirt", "tee", "blouse"),
     ("trousers", "pants", "slacks"),
@@ -50,26 +60,29 @@ _SYLLABLES = ("ka", "lo", "mi", "nu", "ri", "so", "te", "vo"), ("bel", "dor", "f
 MODELS = tuple(first + second for first in _SYLLABLES[0] for second in _SYLLABLES[1])
 FILLERS = ("new", "sale", "best", "classic", "premium", "free shipping", "2 pack", "gift", "quality", "original", "top")
 
-ROOTS = tuple(root for root, leaves in TAXONOMY.items() for _ in leaves)
-LEAVES = tuple(leaf for leaves in TAXONOMY.values() for leaf in leaves)
+LEXICONS = (BRANDS, MATERIALS, USES, MODELS)  # the columns of `words_Nx4`
 
 
-def write_titles(noun_N: np.ndarray, words_Nx4: np.ndarray, missing: float, rng: np.random.Generator) -> list[str]:
+Written = tuple[list[str], np.ndarray]
+
+
+def write_titles(noun_N: np.ndarray, words_Nx4: np.ndarray, missing: float, rng: np.random.Generator) -> Written:
     """Titles in a seller's words: the noun, what is known of brand, material, use and model, and filler, in some order.
 
-    `words_Nx4` are indices into BRANDS, MATERIALS, USES, MODELS; each is left out with probability `missing`.
+    `words_Nx4` are indices into the LEXICONS; each is left out with probability `missing`. Returns the titles and
+    which words they hold, bool [N, 4].
     """
     return _write(noun_N, words_Nx4, keep=(1 - missing,) * 4, fillers=3, rng=rng)
 
 
-def write_queries(noun_N: np.ndarray, words_Nx4: np.ndarray, rng: np.random.Generator) -> list[str]:
-    """Text queries in a user's words: shorter, mostly noun, brand and material."""
+def write_queries(noun_N: np.ndarray, words_Nx4: np.ndarray, rng: np.random.Generator) -> Written:
+    """Text queries in a user's words: shorter, mostly noun, brand and material. Returns what `write_titles` does."""
     return _write(noun_N, words_Nx4, keep=(0.85, 0.75, 0.3, 0.45), fillers=0, rng=rng)
 
 
 def _write(
     noun_N: np.ndarray, words_Nx4: np.ndarray, keep: tuple[float, ...], fillers: int, rng: np.random.Generator
-) -> list[str]:
+) -> Written:
     count = len(noun_N)
     kept_Nx4 = rng.random((count, 4)) < np.array(keep)
     spelling_Nx5 = rng.integers(0, 1 << 16, (count, 5))
@@ -88,4 +101,4 @@ def _write(
             words.append(MODELS[words_Nx4[row, 3]])
         words += [FILLERS[word] for word in dict.fromkeys(filler_NxF[row, : fillers_N[row]].tolist())]
         written.append(" ".join(words[place] for place in np.argsort(order_Nx8[row, : len(words)])))
-    return written
+    return written, kept_Nx4

@@ -70,10 +70,9 @@ def prepare(
     tokenizer = train_tokenizer(corpus, config.vocabulary)
     tokenizer.save(str(folder / "tokenizer.json"))
 
-    text_only = queries["text"].is_not_null().to_numpy() & ~shown
-    search_Q = np.where(
-        shown, SEARCHES.index("image"), np.where(text_only, SEARCHES.index("text"), SEARCHES.index("item"))
-    )
+    worded = queries["text"].is_not_null().to_numpy()
+    kinds = {"mixed": shown & worded, "image": shown, "text": worded}
+    search_Q = np.select(list(kinds.values()), [SEARCHES.index(kind) for kind in kinds], SEARCHES.index("item"))
     arrays: dict[str, Array] = {
         "item_ids": items["item_id"].to_numpy().astype(np.int64),
         "product_ids": np.unique(items["product_id"].to_numpy(), return_inverse=True)[1].astype(np.int32),

@@ -14,7 +14,8 @@ from PIL import Image
 
 from moon_jax.data import rendering, wording
 from moon_jax.data.bayes import LENGTHS, Personas, bayes_probabilities, lag_weights, rest_distribution, sigmoid
-from moon_jax.data.behaviour import BehaviourConfig, expected_auc, simulate, simulate_behaviour
+from moon_jax.data.behaviour import BehaviourConfig, simulate, simulate_behaviour
+from moon_jax.data.behaviour.calibration import expected_auc
 from moon_jax.data.contract import DataError, Dataset, check
 from moon_jax.data.world import WorldConfig, draw_products, make_world
 from moon_jax.metrics.ranking import auc, gauc
@@ -166,7 +167,7 @@ def test_raw_pixels_are_a_weak_retriever() -> None:
 
 def test_titles_spell_a_brand_in_several_ways() -> None:
     words = np.tile([3, 1, 2, 4], (400, 1))
-    titles = wording.write_titles(np.zeros(400, np.int64), words, 0.1, np.random.default_rng(0))
+    titles, _ = wording.write_titles(np.zeros(400, np.int64), words, 0.1, np.random.default_rng(0))
     spelled = [sum(spelling in title for title in titles) for spelling in wording.BRANDS[3]]
     assert min(spelled) > 50
     assert 0.05 < 1 - sum(wording.MODELS[4] in title for title in titles) / 400 < 0.16
@@ -230,7 +231,8 @@ def test_clicks_follow_the_stated_probabilities(log: pl.DataFrame) -> None:
 
 def test_the_targets_of_calibration_are_met(log: pl.DataFrame) -> None:
     assert log["probability"].mean() == pytest.approx(0.27, abs=0.005)
-    assert expected_auc(log["probability"].to_numpy()) == pytest.approx(0.78, abs=0.005)
+    probability = log["probability"].to_numpy()
+    assert expected_auc(probability, probability) == pytest.approx(0.78, abs=0.005)
     assert auc(log["clicked"].to_numpy(), log["probability"].to_numpy()) == pytest.approx(0.78, abs=0.015)
 
 
@@ -301,7 +303,7 @@ def test_behaviour_over_a_real_catalogue_is_labelled(tiny: Dataset, tmp_path: Pa
     assert all(made.simulated[file] for file in ("events", "impressions", "truth"))
     assert made.facts["styles"] == 20
     assert made.facts["drives"] == "category+use"
-    with pytest.raises(DataError, match=r"no item has a value of 'colour'; there are: category, use"):
+    with pytest.raises(DataError, match=r"no item has a value of 'colour'; there are: category, division, department, type, use"):
         simulate_behaviour(tiny.folder, tmp_path / "bad", by=("colour",), config=config)
     with pytest.raises(DataError, match="exists already"):
         simulate_behaviour(tiny.folder, made.folder, by=("use",), config=config)
