@@ -209,13 +209,13 @@ def _interval(versions: Versions) -> tuple[tuple[float, float], float, str]:
 
 def _elasticity(
     table: pl.DataFrame, of: str, into: str, cluster: str, seed_column: str, noise_ratio: float | None
-) -> tuple[float | None, tuple[float, float]]:
-    """The same slope between the logs of both errors; None unless both metrics lie below 1 in every row."""
+) -> tuple[float, tuple[float, float]]:
+    """The same slope between the logs of both errors; NaN unless both metrics lie below 1 in every row."""
     import polars as pl
 
     nothing = (float("nan"), float("nan"))
     if max(numeric_column(table, of).max(), numeric_column(table, into).max()) >= 1:
-        return None, nothing
+        return float("nan"), nothing
     logs = table.with_columns((1 - pl.col(of)).log().alias(of), (1 - pl.col(into)).log().alias(into))
     versions, _, _ = read_versions(logs, of, into, cluster, seed_column, noise_ratio)
     value = float(slopes(versions, np.ones((1, len(versions.x))))[0])

@@ -12,6 +12,7 @@ import numpy as np
 from analysis.evaluation import share_variance
 from analysis.intervals import NOISE_REPEATS, central, normal_scores, shift
 from analysis.laws import Law, get_law
+from analysis.saved import plain, read_saved, write_saved
 from analysis.table import TableError
 
 if TYPE_CHECKING:
@@ -233,10 +234,7 @@ class Fit:
 
     def save(self, path: str | Path) -> Path:
         """Write the fit as JSON; a NaN is written as null, so that any reader takes it."""
-        path = Path(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(nan_to_null(self.to_dict()), allow_nan=False, indent=None) + "\n")
-        return path
+        return write_saved(path, plain(self.to_dict()))
 
     @classmethod
     def load(cls, path: str | Path) -> Fit:
@@ -245,7 +243,15 @@ class Fit:
         Raises:
             TableError: the file is missing, is no saved fit, or its law is not registered here.
         """
-        data = read_saved(path, FORMAT)
+        return cls.from_dict(read_saved(path, FORMAT))
+
+    @classmethod
+    def from_dict(cls, data: dict[str, Any]) -> Fit:
+        """The fit behind what `to_dict` gave, as JSON has it.
+
+        Raises:
+            TableError: its law is not registered here.
+        """
         points = data["points"]
         return cls(
             form=get_law(data["law"]),
@@ -277,34 +283,5 @@ class Fit:
         )
 
 
-def read_saved(path: str | Path, kind: str) -> dict[str, Any]:
-    """A saved JSON document of one format.
-
-    Raises:
-        TableError: the file is missing, is not JSON, or is of another format.
-    """
-    path = Path(path)
-    if not path.is_file():
-        raise TableError(f"{path}: no such file")
-    try:
-        data = json.loads(path.read_text())
-    except ValueError as error:
-        raise TableError(f"{path}: not JSON ({error})") from error
-    if not isinstance(data, dict) or data.get("format") != kind:
-        raise TableError(f"{path}: not a saved {kind}")
-    return data
-
-
 def _number(value: float | None) -> float:
     return float("nan") if value is None else float(value)
-
-
-def nan_to_null(value: Any) -> Any:
-    """JSON has no NaN: null stands for it, in a document of any depth."""
-    if isinstance(value, dict):
-        return {key: nan_to_null(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [nan_to_null(item) for item in value]
-    if isinstance(value, float) and not np.isfinite(value):
-        return None
-    return value

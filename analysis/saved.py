@@ -1,4 +1,4 @@
-"""Answers that are saved as JSON and read back equal: what `Allocation`, `MarginalTable` and `Equivalent` share."""
+"""Answers that are saved as JSON and read back equal: what rates, allocations, tables and fits share."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
-from analysis.fitted import read_saved
+from analysis.table import TableError
 
 
 class Saved:
@@ -21,15 +21,12 @@ class Saved:
     def to_dict(self) -> dict[str, Any]:
         """What `save` writes: plain JSON types."""
         fields: dict[str, Any] = asdict(self)  # type: ignore[call-overload]
-        plain: dict[str, Any] = _plain({"format": self.FORMAT, **fields})
-        return plain
+        document: dict[str, Any] = plain({"format": self.FORMAT, **fields})
+        return document
 
     def save(self, path: str | Path) -> Path:
         """Write the answer as JSON; folders are made."""
-        path = Path(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(self.to_dict(), allow_nan=False) + "\n")
-        return path
+        return write_saved(path, self.to_dict())
 
     @classmethod
     def load(cls, path: str | Path) -> Self:
@@ -47,11 +44,38 @@ class Saved:
     __hash__ = None  # type: ignore[assignment]
 
 
-def _plain(value: Any) -> Any:
+def write_saved(path: str | Path, document: dict[str, Any]) -> Path:
+    """Write a document of plain JSON types; folders are made."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(document, allow_nan=False) + "\n")
+    return path
+
+
+def read_saved(path: str | Path, kind: str) -> dict[str, Any]:
+    """A saved JSON document of one format.
+
+    Raises:
+        TableError: the file is missing, is not JSON, or is of another format.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise TableError(f"{path}: no such file")
+    try:
+        data = json.loads(path.read_text())
+    except ValueError as error:
+        raise TableError(f"{path}: not JSON ({error})") from error
+    if not isinstance(data, dict) or data.get("format") != kind:
+        raise TableError(f"{path}: not a saved {kind}")
+    return data
+
+
+def plain(value: Any) -> Any:
+    """JSON has neither NaN nor infinity: null and "inf" stand for them, in a document of any depth."""
     if isinstance(value, dict):
-        return {key: _plain(item) for key, item in value.items()}
+        return {key: plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
+        return [plain(item) for item in value]
     if isinstance(value, float) and value != value:
         return None
     if isinstance(value, float) and abs(value) == float("inf"):

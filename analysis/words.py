@@ -108,7 +108,7 @@ def rate_summary(rate: Rate) -> str:
         f"  {rate.n} versions ({rate.options['cluster']}), R2 {number(rate.r2, 3)},"
         f" reliability of {rate.of} {number(rate.reliability, 3)}",
     ]
-    if rate.elasticity is not None:
+    if np.isfinite(rate.elasticity):
         lines.append(
             f"  elasticity d log(1 - {rate.into}) / d log(1 - {rate.of}): {number(rate.elasticity)}"
             f"  {rate.level:.0%}: {span(rate.elasticity_interval)}"

@@ -6,6 +6,7 @@ a design, {images only, text only, both} x token budgets: if all proxies rose to
 no proxy's slope has an interval above 0, or if none is best with P >= .9.
 """
 
+import math
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -68,7 +69,7 @@ def read(results: "pl.DataFrame") -> Reading:
             f"{first['proxy']} {named}: P(best) = {first['p_best']:.2f} of {len(proxies)} proxies over {rate.n} versions.",
             f"Its exchange rate: {rate.slope:+.4f} GAUC per unit of recall [{rate.interval[0]:+.4f}, "
             f"{rate.interval[1]:+.4f}], so +0.01 recall is worth {rate.slope / 100:+.5f} GAUC"
-            + (f"; elasticity {rate.elasticity:.3f}." if rate.elasticity is not None else "."),
+            + (f"; elasticity {rate.elasticity:.3f}." if math.isfinite(rate.elasticity) else "."),
             f"Smallest slope that could have been seen: {rate.smallest_detectable:.4f}. Constant over the range: "
             f"p = {rate.constant_p_value:.3f}.",
         ],
