@@ -9,79 +9,18 @@ the curves whose name (Domain/Task/Model) has an even SHA-256, and frozen before
 from __future__ import annotations
 
 import argparse
-import hashlib
 import multiprocessing
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import polars as pl
 from common import goal, machine, need, show
 
-import analysis
-from analysis.solver import Loss
-
-CURVES, OFFICIAL = "learning_curves_vision.csv", "learning_curves_vision_official.csv"
-OURS = "ours: analysis.extrapolate"
-
-
-@dataclass(frozen=True)
-class Curve:
-    name: str
-    domain: str
-    train: pl.DataFrame
-    test: pl.DataFrame
-    official: dict[str, float]
-
-    @property
-    def developed_on(self) -> bool:
-        return int(hashlib.sha256(self.name.encode()).hexdigest(), 16) % 2 == 0
-
-
-def read_curves(table: pl.DataFrame, official: pl.DataFrame) -> list[Curve]:
-    measured: dict[tuple[str, str, str], dict[str, float]] = {}
-    for row in official.iter_rows(named=True):
-        measured.setdefault((row["domain"], row["task"], row["model"]), {})[row["method"]] = row["rmsle"]
-    curves = []
-    for key, part in table.group_by("Domain", "Task", "Model", maintain_order=True):
-        names = tuple(map(str, key))
-        points = part.select(seen="Seen Examples", error="Loss", training="Training")
-        train, test = (points.filter(pl.col("training") == flag).drop("training") for flag in (1, 0))
-        curves.append(Curve("/".join(names), names[0], train, test, measured.get((names[0], names[1], names[2]), {})))
-    return curves
-
-
-def by_law(
-    law: str, loss: Loss = "squares", delta: float | None = None
-) -> Callable[[pl.DataFrame, np.ndarray], np.ndarray]:
-    def foretell(train: pl.DataFrame, x: np.ndarray) -> np.ndarray:
-        fit = analysis.fit(train, x="seen", y="error", law=law, loss=loss, delta=delta, resamples=0)
-        return fit.predict(x)
-
-    return foretell
-
-
-def ours(train: pl.DataFrame, x: np.ndarray) -> np.ndarray:
-    """The automatic choice: it is handed the training points and where to foretell, and nothing else."""
-    return analysis.extrapolate(train, x="seen", y="error").predict(x)
-
-
-METHODS = {
-    "log-log line": by_law("power"),
-    "offset, least squares": by_law("power_floor"),
-    "offset, Huber 1e-3": by_law("power_floor", "huber", 1e-3),
-    OURS: ours,
-}
-
-
-def judge(method: str, curve: Curve) -> float:
-    """RMSLE of a method on the test points of a curve."""
-    foretold = METHODS[method](curve.train, curve.test["seen"].to_numpy())
-    return float(np.sqrt(np.mean((np.log(foretold) - np.log(curve.test["error"].to_numpy())) ** 2)))
+from experiments.learning_curves import CURVES, METHODS, OFFICIAL, OFFICIAL_METHODS, OURS, Curve, judge, read_curves
 
 
 def run(method: str, curves: Sequence[Curve], pool: ProcessPoolExecutor | None) -> list[float]:
@@ -115,7 +54,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         else:
             errors[method] = np.array(run(method, curves, None))
         seconds[method] = time.perf_counter() - start
-    for method in ("M1", "M2", "M3", "M4"):
+    for method in OFFICIAL_METHODS:
         errors[f"official {method}"] = np.array([curve.official.get(method, np.nan) for curve in curves])
     return report(curves, errors, seconds, options.curves, whole=not options.quick and options.half == "both")
 
@@ -124,7 +63,7 @@ def report(
     curves: Sequence[Curve], errors: dict[str, np.ndarray], seconds: dict[str, float], each: bool, whole: bool
 ) -> int:
     developed = np.array([curve.developed_on for curve in curves])
-    finished = np.array(["M4" in curve.official for curve in curves])
+    finished = np.array([curve.finished for curve in curves])
     domains = sorted({curve.domain for curve in curves})
     groups = {f"domain {name}": np.array([curve.domain == name for curve in curves]) for name in domains}
     groups |= {

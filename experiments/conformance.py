@@ -38,8 +38,9 @@ def same_optimum(source: str, name: str, published: str, ours: float, note: str 
 
 
 def at_most(source: str, name: str, published: str, ours: float, note: str = "") -> Row:
-    """Agrees if ours is no larger."""
-    return Row(source, name, f"<= {published}", f"{ours:.12g}", ours, ours <= float(published), "no larger", note)
+    """Agrees if ours is no larger; shown to three digits more than were printed."""
+    told = f"{ours:.{len(Decimal(published).as_tuple().digits) + 3}g}"
+    return Row(source, name, f"<= {published}", told, ours, ours <= float(published), "no larger", note)
 
 
 def inside(

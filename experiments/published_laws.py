@@ -9,12 +9,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 from experiments.conformance import Row, as_text, by_source
-from experiments.published_fits import broken, chinchilla, gadre, openclip, porian
+from experiments.published_fits import broken, chinchilla, gadre, openclip, porian, vision
 from experiments.question import QuestionError
 
 NAME = "published_laws"
-# One function a source. The vision extrapolation benchmark, once it gives rows, is one more here.
-PARTS: tuple[Callable[[Path], list[Row]], ...] = (chinchilla, openclip, gadre, porian, broken)
+# One function a source.
+PARTS: tuple[Callable[[Path], list[Row]], ...] = (chinchilla, openclip, gadre, porian, broken, vision)
 
 
 def run(data: Path | None, out: Path, say: Callable[[str], None] = print) -> list[Row]:

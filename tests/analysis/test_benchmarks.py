@@ -9,6 +9,7 @@ import polars as pl
 import pytest
 
 import analysis
+from experiments.learning_curves import CURVES, OFFICIAL, ours, read_curves
 
 BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
 
@@ -62,25 +63,20 @@ def test_quick_curves_and_chinchilla(real_data):
 
 
 @pytest.mark.real_data
-def test_the_automatic_choice_never_reads_test_points(real_data, monkeypatch):
-    monkeypatch.syspath_prepend(str(BENCHMARKS))
-    import vision_curves
-
-    table, official = (
-        pl.read_csv(real_data / "scaling" / name) for name in (vision_curves.CURVES, vision_curves.OFFICIAL)
-    )
+def test_the_automatic_choice_never_reads_test_points(real_data):
+    table, official = (pl.read_csv(real_data / "scaling" / name) for name in (CURVES, OFFICIAL))
     held = pl.col("Training") == 0
     test = table.filter(held)
     shuffled = test.with_columns(pl.Series("Loss", np.random.default_rng(0).permutation(test["Loss"].to_numpy())))
-    curves = vision_curves.read_curves(table, official)
-    others = vision_curves.read_curves(pl.concat([table.filter(~held), shuffled]), official)
+    curves = read_curves(table, official)
+    others = read_curves(pl.concat([table.filter(~held), shuffled]), official)
     assert len(curves) == len(others) == 72
     assert 30 <= sum(one.developed_on for one in curves) <= 42
     for one, other in list(zip(curves, others, strict=True))[:4]:
         assert one.name == other.name
         x = one.test["seen"].to_numpy()
         assert not one.test["error"].equals(other.test["error"])
-        np.testing.assert_array_equal(vision_curves.ours(one.train, x), vision_curves.ours(other.train, x))
+        np.testing.assert_array_equal(ours(one.train, x), ours(other.train, x))
 
 
 def test_a_forecast_beats_the_line_and_knows_no_units_and_no_order():

@@ -9,8 +9,8 @@ import polars as pl
 import pytest
 
 import analysis
-from experiments import cli, conformance, published_laws
-from experiments.published_fits import broken, chinchilla, gadre, openclip, porian
+from experiments import cli, conformance, learning_curves, published_laws
+from experiments.published_fits import broken, chinchilla, gadre, openclip, porian, vision
 
 FEW = 200  # resamples: enough to run, too few to compare the ends of intervals
 # Published as r over 121 models; neither the log errors (.965) nor the accuracies (.972) of the file give it.
@@ -22,7 +22,7 @@ def answered(real_data: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple
     """The folder that a run wrote, and what it said."""
     said: list[str] = []
     out = tmp_path_factory.mktemp("published")
-    few = (partial(chinchilla, resamples=FEW), openclip, gadre, porian, broken)
+    few = (partial(chinchilla, resamples=FEW), openclip, gadre, porian, broken, partial(vision, forecast=False))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(published_laws, "PARTS", few)
         published_laws.run(real_data / "scaling", out, said.append)
@@ -36,14 +36,15 @@ def test_published_numbers_are_found_again(answered: tuple[Path, str]) -> None:
     assert set(fixed.filter(~pl.col("agrees"))["name"]) == MISSED
     counts = dict(table.group_by("source").len().iter_rows())
     assert {source.split(":")[0]: count for source, count in counts.items()} == {
-        "Chinchilla": 31, "OpenCLIP": 21, "Over-training": 8, "IsoFLOP": 5, "Broken law": 2
+        "Chinchilla": 31, "OpenCLIP": 21, "Over-training": 8, "IsoFLOP": 5, "Broken law": 2,
+        "Learning curves": 9,
     }  # fmt: skip
 
 
 @pytest.mark.real_data
 def test_it_is_said_printed_and_written(answered: tuple[Path, str]) -> None:
     home, said = answered
-    assert "of 67 published numbers agree with ours" in said
+    assert "of 76 published numbers agree with ours" in said
     row = next(line for line in said.splitlines() if "Huber 1e-3, polished: B " in line)
     assert row.split()[3:7] == ["B", "2143.42", "2143.42", "yes"]
     missed = next(line for line in said.splitlines() if "any training data: r" in line)
@@ -95,6 +96,26 @@ def test_another_file_than_the_published_one_is_refused(real_data: Path, tmp_pat
         porian(tmp_path)
 
 
+@pytest.mark.real_data
+def test_other_curves_than_the_published_ones_are_refused(real_data: Path, tmp_path: Path) -> None:
+    for name in (learning_curves.CURVES, learning_curves.OFFICIAL):
+        shutil.copyfile(real_data / "scaling" / name, tmp_path / name)
+    official = pl.read_csv(tmp_path / learning_curves.OFFICIAL)
+    official.filter(pl.col("task") != "bird_10").write_csv(tmp_path / learning_curves.OFFICIAL)
+    with pytest.raises(analysis.TableError, match="not the published 72 curves, 40 of them"):
+        vision(tmp_path)
+
+
+@pytest.mark.proof
+@pytest.mark.real_data
+def test_the_automatic_forecast_is_no_worse_than_the_best_published_method(real_data: Path) -> None:
+    rows = {row.name: row for row in vision(real_data / "scaling") if row.name.startswith("ours")}
+    assert len(rows) == 2
+    assert all(row.agrees for row in rows.values()), rows
+    for row in rows.values():  # on the half that was not looked at, too
+        assert float(row.note.rpartition(" ")[2]) <= float(row.published.removeprefix("<= "))
+
+
 def test_printed_digits_decide() -> None:
     for published, ours, agrees in (
         (".766", 0.76584, True), (".766", 0.7666, False), ("-.1114", -0.111388, True), ("6.0e-4", 5.96e-4, True),
@@ -108,6 +129,7 @@ def test_the_other_rules() -> None:
     assert not conformance.same_optimum("s", "n", "2143.86", 2085.43).agrees
     assert conformance.at_most("s", "n", "0.00101827402", 0.001018274018).agrees
     assert not conformance.at_most("s", "n", "0.00101827402", 0.00101827403).agrees
+    assert conformance.at_most("s", "n", "0.0482", 0.03057814).ours == "0.0305781"
     assert conformance.inside("s", "n", ".5", (0.4, 0.6), 0.59, (0.3, 0.7)).agrees
     assert not conformance.inside("s", "n", ".5", (0.4, 0.6), 0.61, (0.3, 0.7)).agrees
     assert conformance.same_ends("s", "n", (0.0, 1.0), (0.09, 1.09)).agrees
