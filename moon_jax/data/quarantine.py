@@ -53,4 +53,4 @@ class Quarantine:
         import polars as pl
 
         schema = {"file": pl.String, "source": pl.String, "row": pl.Int64, "reason": pl.String}
-        return pl.DataFrame(self.entries, schema=schema, orient="row")
+        return pl.DataFrame(self.entries, schema=schema, orient="row").sort("file", "source", "row", nulls_last=True)

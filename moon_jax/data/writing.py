@@ -6,14 +6,23 @@ import os
 import shutil
 import tempfile
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from moon_jax.data import contract
 from moon_jax.data.quarantine import NAME, Quarantine
-from moon_jax.data.tables import WHOLE_BYTES, DataError, count_rows, logical_digest, one_line, read_schema, stamps
+from moon_jax.data.tables import (
+    WHOLE_BYTES,
+    DataError,
+    batches,
+    count_rows,
+    logical_digest,
+    one_line,
+    read_schema,
+    stamps,
+)
 
 if TYPE_CHECKING:
     import polars as pl
@@ -25,8 +34,8 @@ class DatasetWriter:
     """A contract directory in the making: `add` tables or their shards, then leave the `with` block.
 
     All is written into a sibling folder that one rename publishes; after an error nothing is left. If another process
-    has meanwhile written the same content, that one stands. `facts` may be filled until the end, and what is put into
-    `quarantine` is written beside the tables. Afterwards `dataset` is the opened result.
+    has meanwhile written the same content, that one stands. `facts` and `forms` may be filled until the end, and what is
+    put into `quarantine` is written beside the tables. Afterwards `dataset` is the opened result.
 
         with DatasetWriter(folder, name=..., ...) as writer:
             for block in blocks:
@@ -53,7 +62,7 @@ class DatasetWriter:
         self.quarantine = Quarantine()
         self._told = {"name": name, "source": source, "licence": licence, "split_rule": split_rule}
         self._simulated = dict(simulated)
-        self._forms = dict(forms)
+        self.forms = dict(forms)
         self._parts: dict[str, int] = defaultdict(int)
         self._rows: dict[str, int] = defaultdict(int)
         self._schemas: dict[str, dict[str, Any]] = {}
@@ -87,6 +96,10 @@ class DatasetWriter:
             raise DataError(f"{file}: shard {self._parts[file]} has the columns {schema}, the first one {first}")
         self._parts[file] += 1
         self._rows[file] += count_rows(part)
+
+    def written(self, file: str, columns: Sequence[str]) -> "Iterator[tuple[int, pl.DataFrame]]":
+        """(first row, some columns) of the rows of `file` so far, in batches."""
+        return batches(self._home / f"{file}.parquet", columns)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -122,7 +135,7 @@ class DatasetWriter:
             **self._told,
             "fingerprint": fingerprint,
             "files": files,
-            "forms": self._forms,
+            "forms": self.forms,
             "facts": self.facts,
         }
         if self.quarantine.entries:

@@ -31,7 +31,7 @@ def open_photos(source: Path, name: str) -> Iterator[Reader]:
     """
     folder, archive = (source / name, source / f"{name}.zip") if not source.is_file() else (source / name, source)
     if folder.is_dir():
-        yield lambda photo: _read_inside(folder, photo)
+        yield lambda photo: read_inside(folder, photo)
         return
     if not archive.is_file():
         raise DataError(f"{source}: has neither a folder {name}/ nor {name}.zip; give the folder of the downloaded set")
@@ -47,7 +47,8 @@ def open_photos(source: Path, name: str) -> Iterator[Reader]:
         yield read_member
 
 
-def _read_inside(folder: Path, name: str) -> bytes | None:
+def read_inside(folder: Path, name: str) -> bytes | None:
+    """The bytes of a file in `folder`, None if absent; UnusableError for a name that leads elsewhere."""
     _refuse_outside(name)
     path = folder / name
     try:
@@ -121,12 +122,12 @@ def read_photos(
     return good, sorted(absent), broken
 
 
-def read_all(read: Reader, names: Sequence[str | None]) -> list[tuple[bytes | None, str | None]]:
-    """(bytes, why they cannot be used) of each photo; (None, None) for one that is absent or has no name."""
+def read_all(read: Reader, photos: Sequence[str | bytes | None]) -> list[tuple[bytes | None, str | None]]:
+    """(bytes, why they cannot be used) of each photo, given by name or by its bytes; (None, None) where it is absent."""
     found: list[tuple[bytes | None, str | None]] = []
-    for name in names:
+    for photo in photos:
         try:
-            found.append((None if name is None else read(name), None))
+            found.append((read(photo) if isinstance(photo, str) else photo, None))
         except UnusableError as error:
             found.append((None, str(error)))
     reasons = image_faults([encoded for encoded, _ in found])
