@@ -29,7 +29,18 @@ if TYPE_CHECKING:
 
     from moon_jax.data.quarantine import Quarantine
 
-FILES = ("items", "queries", "pairs", "events", "impressions", "truth", "relevance", "users", "embeddings")
+FILES = (
+    "items",
+    "queries",
+    "pairs",
+    "events",
+    "impressions",
+    "truth",
+    "relevance",
+    "users",
+    "embeddings",
+    "hard_negatives",
+)
 SPLITS = ("train", "valid", "test")
 FORMAT = 1
 STAMPS = ".digests.json"  # digests of large tables with the sizes and times of change they hold for
