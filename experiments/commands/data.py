@@ -1,4 +1,4 @@
-"""Datasets: make, import, simulate, check."""
+"""Datasets: make, import, simulate, check, picture."""
 
 import sys
 from dataclasses import dataclass
@@ -15,23 +15,77 @@ from experiments.commands.common import BAD_INPUT, DONE, bar, say
 class WorldCommand:
     """Make a planted world: rendered products, searches and clicks whose probabilities are known.
 
-    Example: moon data world data/text-world --drives text
+    A knob that is not given is as the preset has it. `moon data picture DIR` explains what was made.
+
+    Examples: moon data world data/text-world --drives text
+              moon data world data/feed --page 10 --position-bias 0.7 --new-items 0.2 --cold-users 0.3
+              moon data world data/large --products 100000 --users 1000000
     """
 
     folder: Positional[Annotated[Path, arg(metavar="DIR")]]
-    drives: Literal["visual", "text", "id"] = "visual"
-    """What clicks follow: what only images show, what only titles show, or neither."""
+    drives: Literal["visual", "text", "id", "popularity"] = "visual"
+    """What clicks follow: what only images show, only titles show, neither, or how popular an item is."""
     preset: str = "demo"
+    products: int | None = None
+    """Each with two variants; a world larger than a block is written in shards."""
+    users: int | None = None
+    impressions: int | None = None
+    """Of each user."""
+    zipf: float | None = None
+    """Exponent of the frequencies of every attribute's values."""
+    zipf_looks: float | None = None
+    """Exponent of whole looks; above 1 it plants a token law of exponent 1 - 1/zipf_looks."""
+    missing: float | None = None
+    """Share of words that a title leaves out."""
+    mixed_queries: int | None = None
+    """Searches by photo and text together, for each product of the training split."""
+    new_items: float | None = None
+    """Share of products that arrive while the log runs."""
+    page: int | None = None
+    """Impressions shown at a time."""
+    position_bias: float | None = None
+    """Position k is examined with probability k^-position_bias."""
+    cold_users: float | None = None
+    """Share of users with hardly any past."""
+    query_events: float | None = None
+    """Share of a user's events that are searches."""
+    cart_events: float | None = None
+    """Share of the items in a user's events that went on to the cart, or were bought."""
+    weights: tuple[int, ...] | None = None
+    """What an event tells at lag 1, 2, 3-4, 5-8, ...: e.g. 8 4 2 1 looks back 8 events."""
+    auc: float | None = None
+    """AUC of the true click probabilities: signal to noise."""
+    click_rate: float | None = None
+    seed: int | None = None
 
     def __call__(self) -> int:
         from experiments.running import require_preset
-        from experiments.worlds import world_for
+        from experiments.worlds import with_knobs, world_for
         from moon_jax.data.world import make_world
 
         require_preset(self.preset)
-        with bar("rendering") as progress:
-            dataset = make_world(self.folder, world_for(self.preset, self.drives), progress=progress)
+        knobs = {name: value for name, value in vars(self).items() if name not in ("folder", "drives", "preset")}
+        config = with_knobs(world_for(self.preset, self.drives), **knobs)
+        with bar("making") as progress:
+            dataset = make_world(self.folder, config, progress=progress)
         return told(dataset)
+
+
+@dataclass
+class PictureCommand:
+    """Explain a planted world by pictures, on one self-contained page: what is in it, and what is known of it.
+
+    Example: moon data picture data/feed --to feed.html
+    """
+
+    folder: Positional[Annotated[Path, arg(metavar="DIR")]]
+    to: Path = Path("world.html")
+
+    def __call__(self) -> int:
+        from experiments.world_page import write_page
+
+        say(str(write_page(self.folder, self.to)))
+        return DONE
 
 
 @dataclass
@@ -110,6 +164,7 @@ class DataCommand:
         | Annotated[ImportCommand, subcommand("import")]
         | Annotated[SimulateCommand, subcommand("simulate")]
         | Annotated[CheckCommand, subcommand("check")]
+        | Annotated[PictureCommand, subcommand("picture")]
     ]
 
     def __call__(self) -> int:

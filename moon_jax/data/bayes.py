@@ -40,9 +40,9 @@ def bayes_probabilities(
     """E[p | target, its item's effect, last L events] for each L, float64 [N].
 
     `logit_N` is the logit without the history's part, `target_N` the style shown, `recent_NxL` the styles of the last
-    events, newest first (as many as `weights`, at least), -1 where a user has had fewer. Given the persona, the events
-    beyond L are independent of those within, so the unseen rest of s is a weighted sum of independent binomials; its
-    exact distribution is tabled.
+    events, newest first (as many as `weights`, at least), -1 where a user has had fewer; how many there were is taken
+    as known at every L. Given the persona, the events beyond L are independent of those within, so the unseen rest of s
+    is a weighted sum of independent binomials; its exact distribution is tabled.
     """
     stop = len(weights)
     same_NxL = recent_NxL[:, :stop] == target_N[:, None]

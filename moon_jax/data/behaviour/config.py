@@ -83,6 +83,8 @@ class BehaviourConfig:
         for name in ("cold_users", "query_events", "cart_share", "purchase_share", "favourite_share"):
             if not 0 <= getattr(self, name) <= 1:
                 raise DataError(f"{name} is {getattr(self, name)}, must be a share, 0 to 1")
+        if not 0.5 < self.auc < 1 or not 0 < self.click_rate < 1:
+            raise DataError(f"auc is {self.auc} and click_rate {self.click_rate}: must lie in 0.5..1 and in 0..1")
         if self.position_bias < 0 or self.page < 1:
             raise DataError(f"page is {self.page} and position_bias {self.position_bias}: at least 1, and at least 0")
         if self.position_bias and self.page == 1:

@@ -7,6 +7,6 @@ representation must hold is known.
 """
 
 from moon_jax.data.world.making import make_world
-from moon_jax.data.world.products import DRIVES, Products, WorldConfig, draw_products
+from moon_jax.data.world.products import DRIVES, Products, WorldConfig, config_of, draw_products
 
-__all__ = ["DRIVES", "Products", "WorldConfig", "draw_products", "make_world"]
+__all__ = ["DRIVES", "Products", "WorldConfig", "config_of", "draw_products", "make_world"]

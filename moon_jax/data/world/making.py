@@ -1,6 +1,7 @@
 """Making a planted world: one block of users or products in memory at a time."""
 
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -81,5 +82,6 @@ def make_world(folder: Path, config: WorldConfig, *, progress: Callable[[int, in
             **simulation.facts,
             "best_recall": best_recall(products, np.concatenate(told), asked),
             "token_law": token_law(products, config.zipf_looks),
+            "config": asdict(config),
         }
     return writer.dataset

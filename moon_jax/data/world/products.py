@@ -6,7 +6,7 @@ import numpy as np
 
 from moon_jax.data import rendering, wording
 from moon_jax.data.behaviour import START, BehaviourConfig
-from moon_jax.data.contract import DataError
+from moon_jax.data.contract import DataError, Dataset
 
 DRIVES = ("visual", "text", "id", "popularity")
 HIDDEN_GROUPS = 48  # as many as there are visual styles (colour, pattern) and text styles (brand, material)
@@ -65,6 +65,20 @@ class WorldConfig:
     def crowd(self) -> BehaviourConfig:
         """The behaviour with what `drives` says of it."""
         return replace(self.behaviour, clicks_follow="popularity") if self.drives == "popularity" else self.behaviour
+
+
+def config_of(dataset: Dataset) -> WorldConfig:
+    """What a planted world was made of; `draw_products` of it gives the true causes. DataError for any other dataset."""
+    try:
+        told = dict(dataset.facts["config"])
+        behaviour = dict(told.pop("behaviour"))
+        weights = behaviour.pop("weights")
+        crowd = BehaviourConfig(**behaviour, weights=None if weights is None else tuple(weights))
+        return WorldConfig(**told, behaviour=crowd)
+    except (KeyError, TypeError, ValueError) as error:
+        raise DataError(
+            f"{dataset.folder}: not a planted world of this version; `moon data world DIR` makes one"
+        ) from error
 
 
 @dataclass(frozen=True)
