@@ -14,11 +14,13 @@ from analysis.extrapolation import leave_largest_out
 from analysis.fitted import Fit, Prediction
 from analysis.fitting import fit
 from analysis.forecast import Forecast, extrapolate
+from analysis.isoflop import IsoFlop, isoflop
 from analysis.laws import LAWS, Law, Param, get_law, register
 from analysis.marginal import MarginalTable, marginal_table
 from analysis.profile import profile_intervals
 from analysis.rates import Ranking, Rate
 from analysis.table import TableError, read_results, read_table
+from analysis.two_step import TwoStep, two_step
 
 __all__ = [
     "LAWS",
@@ -27,6 +29,7 @@ __all__ = [
     "Equivalent",
     "Fit",
     "Forecast",
+    "IsoFlop",
     "Law",
     "MarginalTable",
     "Param",
@@ -34,6 +37,7 @@ __all__ = [
     "Ranking",
     "Rate",
     "TableError",
+    "TwoStep",
     "allocate",
     "compare_laws",
     "compute_equivalent",
@@ -41,6 +45,7 @@ __all__ = [
     "extrapolate",
     "fit",
     "get_law",
+    "isoflop",
     "leave_largest_out",
     "marginal_table",
     "profile_intervals",
@@ -48,4 +53,5 @@ __all__ = [
     "read_results",
     "read_table",
     "register",
+    "two_step",
 ]

@@ -23,6 +23,7 @@ from analysis.worth import Better, Worth, check_level, ends, place, weigh
 
 if TYPE_CHECKING:
     import polars as pl
+    from matplotlib.figure import Figure
 
 REACH = 1e6  # without bounds an axis may leave its fitted range by this factor
 AT_BOUND = 1e-6  # in log x
@@ -34,10 +35,10 @@ class Allocation(Saved):
     """The best set-up for a budget. Made by `allocate` or `Allocation.load`.
 
     rows: per axis `axis, x, low, high` (the optimum and its interval), `at` (where it stands now, NaN if not told),
-    `extrapolation` (times beyond the fitted range, 1 within it), `bound` ("lower" or "upper" where the optimum lies on
-    a bound, else ""). `value`, `value_interval`: the target there, for a joint law (NaN for separate laws, which only
-    tell differences). `gain`, `gain_interval`: its change from `at`. `spent`: the cost there; `parts`: by part, where the
-    cost tells.
+    `fitted_low, fitted_high` (the range that its law was fitted on), `extrapolation` (times beyond it, 1 within it),
+    `bound` ("lower" or "upper" where the optimum lies on a bound, else ""). `value`, `value_interval`: the target there, for
+    a joint law (NaN for separate laws, which only tell differences). `gain`, `gain_interval`: its change from `at`. `spent`:
+    the cost there; `parts`: by part, where the cost tells.
     """
 
     FORMAT: ClassVar[str] = "analysis.allocation/1"
@@ -67,6 +68,12 @@ class Allocation(Saved):
         import polars as pl
 
         return pl.DataFrame(list(self.rows))
+
+    def figure(self, title: str | None = None) -> Figure:
+        """Each axis: the range that its law was fitted on, where it stands, where it should stand."""
+        from analysis.compute_figures import allocation_figure
+
+        return allocation_figure(self, title)
 
     def summary(self) -> str:
         """The allocation as text."""
@@ -192,6 +199,7 @@ def _allocation(
         at_low, at_high = np.abs(point[k] - search.bounds[k]) < AT_BOUND
         rows.append({
             "axis": name, "x": float(x[k]), "low": low, "high": high, "at": (now or {}).get(name, float("nan")),
+            "fitted_low": float(worth.low[k]), "fitted_high": float(worth.high[k]),
             "extrapolation": worth.extrapolation(k, x[k]),
             "bound": "fixed" if at_low and at_high else "lower" if at_low else "upper" if at_high else "",
         })  # fmt: skip

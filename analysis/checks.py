@@ -9,6 +9,7 @@ import numpy as np
 
 from analysis.fitted import Fit
 from analysis.intervals import FEW_CLUSTERS, Draws
+from analysis.table import ROW
 
 if TYPE_CHECKING:
     import polars as pl
@@ -145,7 +146,13 @@ def _at_bound(fit: Fit) -> list[str]:
 
 
 def _flat(fit: Fit) -> bool:
-    """Whether the straight-line slope in log x has a t interval (95 %) that includes 0: asked of one-axis laws."""
+    """Whether the straight-line slope in log x has a t interval (95 %) that includes 0: asked of one-axis laws.
+
+    A y that is the same everywhere is flat under any law, and exactly so: its slope is rounding.
+    """
+    values = fit.points.y[fit.points.used]
+    if np.ptp(values) <= 1e-12 * np.abs(values).max():
+        return True
     if len(fit.x) != 1:
         return False
     from scipy.special import stdtrit  # scipy.stats takes a second to import
@@ -164,6 +171,11 @@ def _flat(fit: Fit) -> bool:
 def about_runs(table: pl.DataFrame) -> list[str]:
     """Warnings that the other columns of a results table give: tuning, repeats, mixed environments, simulation."""
     found: list[str] = []
+    if copies := _copies(table):
+        found.append(
+            f"duplicated rows: {copies} of {table.height} repeat another in every column; taken for runs of their own they "
+            "make intervals too narrow: drop them, or add the column that tells runs apart (seed, run)"
+        )
     if "lr_at_edge" in table.columns and (at_edge := _truths(table, "lr_at_edge")):
         found.append(f"learning rate not bracketed: its optimum lies at the edge of the lr axis in {at_edge} rows")
     if "passes" in table.columns and table["passes"].dtype.is_numeric():
@@ -177,6 +189,12 @@ def about_runs(table: pl.DataFrame) -> list[str]:
     if "simulated" in table.columns and (simulated := _truths(table, "simulated")):
         found.append(f"simulated data in {simulated} of {table.height} rows")
     return found
+
+
+def _copies(table: pl.DataFrame) -> int:
+    """Rows that another row before them equals in every column."""
+    columns = [name for name in table.columns if name != ROW]
+    return table.height - table.select(columns).unique().height
 
 
 def _mixed_packages(versions: list[Any]) -> list[str]:

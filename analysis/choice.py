@@ -40,6 +40,13 @@ def compare_laws(
 
     Raises:
         TableError: as `fit`; or no law could be fitted.
+
+    Example:
+        >>> import analysis, polars
+        >>> x = [10.0**k for k in range(2, 11)]
+        >>> table = polars.DataFrame({"x": x, "y": [0.5 + 9 * t**-0.3 for t in x]})
+        >>> analysis.compare_laws(table, x="x", y="y", laws=["log_line", "power", "power_floor"])["law"][0]
+        'power_floor'
     """
     import polars as pl
 

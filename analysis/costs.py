@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import MISSING, dataclass, fields
+from typing import Any
 
 import numpy as np
 
@@ -90,6 +91,23 @@ class Cost:
 
     def __call__(self, values: Mapping[str, float]) -> float:
         return sum(self.parts(values).values())
+
+
+def cost_at(values: Mapping[str, float]) -> Cost:
+    """A Cost from its fields by name.
+
+    Raises:
+        TableError: a field is missing or unknown.
+    """
+    known = {field.name: field for field in fields(Cost)}
+    missing = [name for name, field in known.items() if field.default is MISSING and name not in values]
+    if missing or (unknown := sorted(set(values) - set(known))):
+        what = f"missing: {', '.join(missing)}" if missing else f"unknown: {', '.join(unknown)}"
+        raise TableError(f"the FLOPs of a set-up follow from {', '.join(known)}; {what}. Or give a cost of your own")
+    given: dict[str, Any] = {
+        name: int(value) if name == "embedding" else float(value) for name, value in values.items()
+    }
+    return Cost(**given)
 
 
 def price(cost: CostFunction, point: Mapping[str, float]) -> float:

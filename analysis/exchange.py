@@ -51,6 +51,14 @@ def exchange_rate(
 
     Raises:
         TableError: a column is missing or not finite, there are under 3 versions, or a metric is the same in all.
+
+    Example:
+        >>> import analysis, polars
+        >>> recall = [0.1, 0.2, 0.3, 0.4, 0.5, 0.6]
+        >>> table = polars.DataFrame({"version": list("abcdef"), "recall": recall, "gauc": [0.6 + 0.3 * r for r in recall]})
+        >>> rate = analysis.exchange_rate(table, of="recall", into="gauc")
+        >>> f"{rate.slope:.3f}"
+        '0.300'
     """
     proxies = [of] if isinstance(of, str) else list(of)
     done, dropped = done_rows(table)
@@ -111,7 +119,7 @@ def exchange_rate(
         checklist=checklist,
         options=options,
         data_hash=fingerprint(
-            into=numeric_column(done, into), version=[str(v) for v in done[cluster]],
+            into=numeric_column(done, into), version=[names.index(str(v)) for v in done[cluster]],
             **{f"of{k}": numeric_column(done, proxy) for k, proxy in enumerate(proxies)},
         ),
     )  # fmt: skip
@@ -132,6 +140,15 @@ def rank_proxies(
 
     Raises:
         TableError: as `exchange_rate`, for any of the proxies; or a proxy is named twice, or is `into` itself.
+
+    Example:
+        >>> import analysis, numpy as np, polars
+        >>> rng = np.random.default_rng(0)
+        >>> image, text = rng.uniform(0.2, 0.6, (2, 12))
+        >>> gauc = 0.6 + 0.1 * image + 0.002 * rng.normal(size=12)
+        >>> table = polars.DataFrame({"version": range(12), "image": image, "text": text, "gauc": gauc})
+        >>> analysis.rank_proxies(table, of=["text", "image"], into="gauc").winner
+        'image'
     """
     proxies = list(of)
     if not proxies:
@@ -210,14 +227,17 @@ def _interval(versions: Versions) -> tuple[tuple[float, float], float, str]:
 def _elasticity(
     table: pl.DataFrame, of: str, into: str, cluster: str, seed_column: str, noise_ratio: float | None
 ) -> tuple[float, tuple[float, float]]:
-    """The same slope between the logs of both errors; NaN unless both metrics lie below 1 in every row."""
+    """The same slope between the logs of both errors; NaN unless both metrics lie below 1 in every row and differ in logs."""
     import polars as pl
 
     nothing = (float("nan"), float("nan"))
     if max(numeric_column(table, of).max(), numeric_column(table, into).max()) >= 1:
         return float("nan"), nothing
     logs = table.with_columns((1 - pl.col(of)).log().alias(of), (1 - pl.col(into)).log().alias(into))
-    versions, _, _ = read_versions(logs, of, into, cluster, seed_column, noise_ratio)
+    try:
+        versions, _, _ = read_versions(logs, of, into, cluster, seed_column, noise_ratio)
+    except TableError:  # metrics so near 0 that the errors are all alike
+        return float("nan"), nothing
     value = float(slopes(versions, np.ones((1, len(versions.x))))[0])
     return value, _interval(versions)[0]
 

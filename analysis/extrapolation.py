@@ -37,6 +37,14 @@ def leave_largest_out(
 
     Raises:
         TableError: as `fit`; or there is no x that can be left out.
+
+    Example:
+        >>> import analysis, polars
+        >>> x = [1e2, 1e3, 1e4, 1e5, 1e6]
+        >>> table = polars.DataFrame({"x": x, "y": [5 * t**-0.2 for t in x]})
+        >>> left = analysis.leave_largest_out(table, x="x", y="y", law="power", resamples=0)
+        >>> left["held_x"].to_list(), round(abs(left["error"][0]), 6)
+        ([1000000.0, 100000.0], 0.0)
     """
     import polars as pl
 

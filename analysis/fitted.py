@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, overload
@@ -246,15 +247,15 @@ class Fit:
         return cls.from_dict(read_saved(path, FORMAT))
 
     @classmethod
-    def from_dict(cls, data: dict[str, Any]) -> Fit:
-        """The fit behind what `to_dict` gave, as JSON has it.
+    def from_dict(cls, data: dict[str, Any], laws: Mapping[str, Law] | None = None) -> Fit:
+        """The fit behind what `to_dict` gave, as JSON has it; its law is one of `laws` or a registered one.
 
         Raises:
-            TableError: its law is not registered here.
+            TableError: its law is neither.
         """
         points = data["points"]
         return cls(
-            form=get_law(data["law"]),
+            form=(laws or {}).get(data["law"]) or get_law(data["law"]),
             params={name: _number(value) for name, value in data["params"].items()},
             x=tuple(data["x"]),
             y=data["y"],

@@ -15,6 +15,7 @@ from analysis.intervals import Draws, leverages, replicate_spread, resample
 from analysis.laws import Law, get_law
 from analysis.solver import Loss, Objective, Problem, solve
 from analysis.table import (
+    LARGEST,
     TableError,
     done_rows,
     fingerprint,
@@ -128,7 +129,7 @@ def fit(
     rows = _rows(done, names, y, cluster, transform, form, weights, trials)
     held = rows.x[0] == rows.x[0].max() if holdout == "largest" else np.zeros(len(rows.y), bool)
     used = rows.pick(~held)
-    problem, x_scales, y_scale = _problem(form, used, Objective(loss, delta), options["pin"])
+    problem, x_scales, y_scale = _problem(form, used, names, Objective(loss, delta), options["pin"])
     found, values = _solved(problem, y, names)
     beyond = 0.0
     if used.variance is not None:
@@ -137,23 +138,37 @@ def fit(
         problem = replace(problem, weights=used.weights)
         found, values = _solved(problem, y, names)
     best = int(np.argmin(values))
-    _, codes = np.unique(np.array(used.cluster), return_inverse=True)
     noise = _noise(problem, found[best], y_scale, used, beyond)
     if trials:
         noise["trials"] = float(1 / np.mean(1 / numeric_column(done, trials)))
     drawn = resample(
-        problem, found[best], codes, resamples, seed, cases=bootstrap == "cases", at_least=noise["inflate"]
+        problem,
+        found[best],
+        np.array(_codes(used)),
+        resamples,
+        seed,
+        cases=bootstrap == "cases",
+        at_least=noise["inflate"],
     )
 
     def rescale(params: np.ndarray) -> np.ndarray:
-        natural = params if form.rescale is None else form.rescale(params, x_scales, y_scale)
+        with np.errstate(all="ignore"):
+            natural = params if form.rescale is None else form.rescale(params, x_scales, y_scale)
         for name, value in options["pin"].items():  # exactly as given, not through the rescaling and back
             natural[..., form.names.index(name)] = value
         return natural
 
     params = dict(zip(form.names, map(float, rescale(found[best].copy())), strict=True))
-    draws = np.empty((0, len(params))) if drawn is None else rescale(drawn.params)
-    noise_draws = np.empty(0) if drawn is None else noise["sd"] * drawn.noise_factor
+    if lost := [name for name, value in params.items() if not np.isfinite(value)]:
+        raise TableError(
+            f"{form.name}: {', '.join(lost)} leaves the range of floats; give {', '.join((*names, y))} in other units"
+        )
+    draws, noise_draws = np.empty((0, len(params))), np.empty(0)
+    if drawn is not None:
+        draws = rescale(drawn.params)
+        finite = np.isfinite(draws).all(axis=1)
+        draws, noise_draws = draws[finite], noise["sd"] * drawn.noise_factor[finite]
+        drawn = replace(drawn, failed=drawn.failed + int(np.sum(~finite)))
     result = Fit(
         form=form,
         params=params,
@@ -240,6 +255,7 @@ def _rows(
             raise TableError(
                 f"column {name!r} must be above 0, it is not in {name_rows(table, np.flatnonzero(axis <= 0))}"
             )
+        _not_tiny(table, name, axis)
     measured = numeric_column(table, y)
     values = 1.0 - measured if transform == "error" else measured
     if form.residuals == "log" and np.any(values <= 0):
@@ -248,25 +264,42 @@ def _rows(
             f"{form.name} is fitted in logs and needs {what} above 0, it is not in "
             f"{name_rows(table, np.flatnonzero(values <= 0))}; drop these rows or take the law log_line"
         )
+    if form.residuals == "log":
+        _not_tiny(table, y, values)
+    if not form.y_scaled and np.any(values > 1):
+        raise TableError(
+            f"{form.name} is for shares, and {y!r} is above 1 in {name_rows(table, np.flatnonzero(values > 1))}; "
+            f"is it in per cent?"
+        )
     names_of = [str(label) for label in labels(table, cluster)] if cluster else [str(k) for k in range(table.height)]
     passes = optional_column(table, "passes")
-    order = sorted(range(table.height), key=lambda k: (*axes[:, k], values[k], names_of[k]))
+    counts = _above_zero(table, weights or trials or "") if weights or trials else np.ones(table.height)
+    places = [(*axes[:, k], values[k], counts[k]) for k in range(table.height)]
+    # Equal rows of several clusters stand in the order of what these clusters hold: their names must not count.
+    members: dict[str, list[tuple[float, ...]]] = {}
+    for name, place in sorted(zip(names_of, places, strict=True), key=lambda pair: pair[1]):
+        members.setdefault(name, []).append(place)
+    order = sorted(range(table.height), key=lambda k: (places[k], members[names_of[k]], names_of[k]))
     if not cluster:
         names_of = [str(k) for k in np.argsort(order)]
     ordered = tuple(names_of[k] for k in order)
     kept = Rows(axes[:, order], values[order], ordered, passes[order], np.ones(len(order)))
     if weights:
-        given = _above_zero(table, weights)[order]
-        return replace(kept, weights=given / given.mean())
+        return replace(kept, weights=counts[order] / counts.mean())
     if not trials:
         return kept
-    counts = _above_zero(table, trials)
     outside = np.flatnonzero((measured < 0) | (measured > 1))
     if len(outside):
         raise TableError(f"trials: y must be a share of them, in 0..1; it is not in {name_rows(table, outside)}")
     error = transform == "error"
     variance = share_variance(values, counts, error=error, logs=form.residuals == "log")[order]
     return replace(kept, variance=variance).weighed(0.0)
+
+
+def _not_tiny(table: pl.DataFrame, column: str, values: np.ndarray) -> None:
+    if np.any(values < 1 / LARGEST):
+        rows = name_rows(table, np.flatnonzero(values < 1 / LARGEST))
+        raise TableError(f"column {column!r} is under {1 / LARGEST:g} in {rows}; give it in another unit")
 
 
 def _above_zero(table: pl.DataFrame, column: str) -> np.ndarray:
@@ -285,18 +318,16 @@ def _codes(rows: Rows) -> list[int]:
 
 
 def _problem(
-    form: Law, rows: Rows, objective: Objective, pin: Mapping[str, float]
+    form: Law, rows: Rows, names: Sequence[str], objective: Objective, pin: Mapping[str, float]
 ) -> tuple[Problem, np.ndarray, float]:
     """Centre: x is divided by its geometric mean, y by its scale, so that parameters are nearly uncorrelated."""
     free = len(form.params) - len(pin)
     if len(rows.y) <= free:
         raise TableError(f"{form.name} has {free} free parameters and the fit only {len(rows.y)} points: it needs more")
     places = np.unique(rows.x, axis=1).shape[1]
-    for k, axis in enumerate(rows.x):
+    for name, axis in zip(names, rows.x, strict=True):
         if np.ptp(axis) == 0:
-            raise TableError(
-                f"axis {k + 1} of {form.name} has the one value {axis[0]:g} in all rows: no slope can be seen"
-            )
+            raise TableError(f"column {name!r} has the one value {axis[0]:g} in all rows: no slope can be seen")
     if places < free:
         raise TableError(f"{form.name} has {free} free parameters, and the rows stand at only {places} different x")
     axis_scales, y_scale, pins = np.ones(form.axes), 1.0, dict(pin)
@@ -350,7 +381,8 @@ def _noise(problem: Problem, params: np.ndarray, y_scale: float, rows: Rows, bey
     residuals = problem.residuals(problem.inner(params[None]), problem.y[None])[0]
     freedom = len(residuals) - len(problem.free)
     about_law = float(np.sqrt(np.sum(problem.weights * residuals**2) / freedom))
-    replicates, replicate_freedom = replicate_spread(problem.axes, np.log(problem.y) if logs else problem.y)
+    values = np.log(problem.y) if logs else problem.y
+    replicates, replicate_freedom = replicate_spread(problem.axes, values, problem.weights)
     unit = 1.0 if logs else y_scale
     # A law that misses its points has more scatter than its seeds: a new run then falls by the larger of the two.
     seen = max(about_law, replicates) if replicate_freedom else about_law

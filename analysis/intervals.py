@@ -30,19 +30,20 @@ class Draws:
     failed: int
 
 
-def replicate_spread(axes: np.ndarray, values: np.ndarray) -> tuple[float, int]:
-    """Pooled standard deviation of rows that share their x, and its degrees of freedom; (nan, 0) without any.
+def replicate_spread(axes: np.ndarray, values: np.ndarray, weights: np.ndarray) -> tuple[float, int]:
+    """Pooled standard deviation, at weight 1, of rows that share their x, and its degrees of freedom; (nan, 0) without any.
 
-    `values` (n,) must already be in the residual space (logs for laws with log residuals).
+    `values` (n,) must already be in the residual space (logs for laws with log residuals); `weights` (n,) in proportion to
+    1 / variance.
     """
     _, group = np.unique(axes, axis=1, return_inverse=True)
     group = group.reshape(-1)
     counts = np.bincount(group)
-    means = np.bincount(group, values) / counts
+    means = np.bincount(group, weights * values) / np.bincount(group, weights)
     freedom = int(np.sum(counts - 1))
     if freedom == 0:
         return float("nan"), 0
-    return float(np.sqrt(np.sum((values - means[group]) ** 2) / freedom)), freedom
+    return float(np.sqrt(np.sum(weights * (values - means[group]) ** 2) / freedom)), freedom
 
 
 def leverages(jacobian: np.ndarray, clusters: np.ndarray | None = None) -> np.ndarray:
@@ -175,8 +176,9 @@ def _parametric(
 
 
 def shift(law: Law, fitted: np.ndarray, deviation: np.ndarray) -> np.ndarray:
-    """Move values by a deviation in the law's residual space."""
-    return fitted * np.exp(deviation) if law.residuals == "log" else fitted + deviation
+    """Move values by a deviation in the law's residual space; infinite where a wild draw takes them beyond floats."""
+    with np.errstate(over="ignore"):
+        return fitted * np.exp(deviation) if law.residuals == "log" else fitted + deviation
 
 
 def normal_scores(count: int, seed: int) -> np.ndarray:

@@ -16,10 +16,11 @@ import numpy as np
 from analysis.fitted import Fit
 from analysis.intervals import central
 from analysis.saved import Saved
-from analysis.table import TableError, done_rows, name_rows, numeric_column
+from analysis.table import TableError, done_rows, fingerprint, name_rows, numeric_column
 
 if TYPE_CHECKING:
     import polars as pl
+    from matplotlib.figure import Figure
 
 Method = Literal["parabola", "interpolation"]
 POINTS = {"parabola": 4, "interpolation": 3}  # the least number of x at a budget
@@ -36,7 +37,8 @@ class IsoFlop(Saved):
 
     rows, by budget: `budget, points, x, low, high` (the optimum and its interval, from noise in y alone), `y` (the value
     there), `log_sd` (of log x, as weighted), `edge`: "" | "end" (the lowest point stands at an end of the grid) |
-    "outside" (no optimum inside the grid; takes no part in the power law). Intervals are NaN without noise.
+    "outside" (no optimum inside the grid; takes no part in the power law). Intervals are NaN without noise. `points`, by
+    budget: `budget, x, y`, what a figure draws.
     """
 
     FORMAT: ClassVar[str] = "analysis.isoflop/1"
@@ -50,7 +52,10 @@ class IsoFlop(Saved):
     coefficient: float
     noise: float
     rows: tuple[dict[str, Any], ...]
+    points: tuple[dict[str, Any], ...]
     warnings: tuple[str, ...]
+    data_hash: str
+    options: dict[str, Any]
     level: float
 
     def optimum(self, budget: float | np.ndarray) -> np.ndarray:
@@ -62,6 +67,12 @@ class IsoFlop(Saved):
         import polars as pl
 
         return pl.DataFrame(list(self.rows))
+
+    def figure(self, title: str | None = None) -> Figure:
+        """The valleys with their optima, and the optima over the budgets with the power law."""
+        from analysis.compute_figures import isoflop_figure
+
+        return isoflop_figure(self, title)
 
     def summary(self) -> str:
         """The power law, how it was made, and what speaks against it, as text."""
@@ -143,7 +154,9 @@ def isoflop(
     return IsoFlop(
         x=x, y=y, budget=budget, method=method, exponent=float(slope[0]), interval=interval,
         coefficient=float(np.exp(intercept[0])), noise=float("nan") if measured is None else measured,
-        rows=tuple(rows), warnings=tuple(warnings), level=level,
+        rows=tuple(rows), points=tuple(valley.drawn for valley in valleys), warnings=tuple(warnings),
+        data_hash=fingerprint(**{name: np.concatenate([valley.drawn[name] for valley in valleys]) for name in ("x", "y")}),
+        options={"noise": noise, "draws": draws, "seed": seed}, level=level,
     )  # fmt: skip
 
 
@@ -170,6 +183,10 @@ class _Valley:
     u: np.ndarray
     y: np.ndarray
     sd: np.ndarray
+
+    @property
+    def drawn(self) -> dict[str, Any]:
+        return {"budget": self.budget, "x": tuple(np.exp(self.u).tolist()), "y": tuple(self.y.tolist())}
 
 
 def _valleys(

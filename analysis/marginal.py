@@ -17,6 +17,7 @@ from analysis.worth import DRAWS, Better, Worth, check_level, ends, place, weigh
 
 if TYPE_CHECKING:
     import polars as pl
+    from matplotlib.figure import Figure
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,6 +55,12 @@ class MarginalTable(Saved):
         import polars as pl
 
         return pl.DataFrame(list(self.rows))
+
+    def figure(self, title: str | None = None) -> Figure:
+        """What each axis brings, with intervals: in its own metric and in the one that counts."""
+        from analysis.compute_figures import marginal_figure
+
+        return marginal_figure(self, title)
 
     def summary(self) -> str:
         """The table as text."""

@@ -36,7 +36,7 @@ class Saved:
             TableError: the file is missing or holds something else.
         """
         data = read_saved(path, cls.FORMAT)
-        return cls(**{name: _numbers(value) for name, value in data.items() if name != "format"})
+        return cls(**{name: unplain(value) for name, value in data.items() if name != "format"})
 
     def __eq__(self, other: object) -> bool:
         return type(other) is type(self) and json.dumps(self.to_dict()) == json.dumps(other.to_dict())
@@ -83,12 +83,12 @@ def plain(value: Any) -> Any:
     return value
 
 
-def _numbers(value: Any) -> Any:
+def unplain(value: Any) -> Any:
     """The inverse: null is NaN, "inf" is infinity, a list is a tuple."""
     if isinstance(value, dict):
-        return {key: _numbers(item) for key, item in value.items()}
+        return {key: unplain(item) for key, item in value.items()}
     if isinstance(value, list):
-        return tuple(_numbers(item) for item in value)
+        return tuple(unplain(item) for item in value)
     if value is None or value in ("inf", "-inf"):
         return float("nan") if value is None else float(value)
     return value

@@ -2,20 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from analysis.allocation import allocate
 from analysis.choice import CANDIDATES, compare_laws
+from analysis.costs import AXES, cost_at
+from analysis.equivalent import compute_equivalent
 from analysis.exchange import exchange_rate
+from analysis.fitted import Fit
 from analysis.fitting import fit
+from analysis.formula import cost_of
+from analysis.isoflop import isoflop
 from analysis.laws import LAWS
+from analysis.marginal import marginal_table
 from analysis.profile import profile_intervals
+from analysis.rates import Rate
 from analysis.table import TableError, read_table
+from analysis.two_step import two_step
 from analysis.words import span
+from analysis.worth import Better
 
 if TYPE_CHECKING:
     import polars as pl
+    from matplotlib.figure import Figure
 
 
 def fit_command(
@@ -68,14 +79,25 @@ def _fitted(
     if profile:
         ends = ", ".join(f"{name} {span(pair)}" for name, pair in profile_intervals(made).items())
         lines.append(f"  profile likelihood, 95 %: {ends}")
-    if save is not None:
-        lines.append(f"saved: {made.save(save)}")
-    if figure is not None:
-        from analysis.figures import save_figure, scaling_figure
+    from analysis.figures import scaling_figure
 
-        png, svg = save_figure(scaling_figure(made), _stem(figure))
-        lines.append(f"figure: {png}, {svg}")
-    return "\n".join(lines)
+    return _told(made, save, figure, lambda: scaling_figure(made), lines)
+
+
+def _told(
+    answer: Any, save: str | Path | None, figure: str | Path | None, draw: Callable[[], Figure] | None,
+    lines: Sequence[str] = (),
+) -> str:  # fmt: skip
+    """The answer as text, and what was written of it."""
+    out = [*(lines or [answer.summary()])]
+    if save is not None:
+        out.append(f"saved: {answer.save(save)}")
+    if figure is not None and draw is not None:
+        from analysis.figures import save_figure
+
+        png, svg = save_figure(draw(), _stem(figure))
+        out.append(f"figure: {png}, {svg}")
+    return "\n".join(out)
 
 
 def laws_command(table_path: str | Path, *, x: str, y: str, laws: Sequence[str] = CANDIDATES, **options: Any) -> str:
@@ -119,15 +141,115 @@ def exchange_command(
         )
     except TableError as error:
         raise TableError(_named(table_path, error)) from error
-    lines = [rate.summary()]
-    if save is not None:
-        lines.append(f"saved: {rate.save(save)}")
-    if figure is not None:
-        from analysis.figures import exchange_figure, save_figure
+    from analysis.figures import exchange_figure
 
-        png, svg = save_figure(exchange_figure(rate), _stem(figure))
-        lines.append(f"figure: {png}, {svg}")
-    return "\n".join(lines)
+    return _told(rate, save, figure, lambda: exchange_figure(rate))
+
+
+def isoflop_command(
+    table_path: str | Path, *, save: str | Path | None = None, figure: str | Path | None = None, **options: Any
+) -> str:
+    """The best x at each budget and how it grows, from a CSV or Parquet file; options: as for `analysis.isoflop`.
+
+    Raises:
+        TableError: whatever is wrong with the table, the file named in the message.
+    """
+    table = read_table(table_path)
+    try:
+        result = isoflop(table, **options)
+    except TableError as error:
+        raise TableError(_named(table_path, error)) from error
+    return _told(result, save, figure, result.figure)
+
+
+def two_step_command(
+    table_path: str | Path,
+    *,
+    x: Sequence[str],
+    second_path: str | Path | None = None,
+    test_path: str | Path | None = None,
+    save: str | Path | None = None,
+    figure: str | Path | None = None,
+    **options: Any,
+) -> str:
+    """A downstream metric foretold by way of an intermediate one; options: as for `analysis.two_step`.
+
+    Raises:
+        TableError: whatever is wrong with a table, the first file named in the message.
+    """
+    table = read_table(table_path)
+    second, test = (None if path is None else read_table(path) for path in (second_path, test_path))
+    try:
+        chain = two_step(table, x=list(x), second_table=second, test=test, **options)
+    except TableError as error:
+        raise TableError(_named(table_path, error)) from error
+    return _told(chain, save, figure, chain.figure)
+
+
+def allocate_command(
+    laws: Mapping[str, str | Path] | str | Path,
+    *,
+    at: Mapping[str, float],
+    cost: str | None = None,
+    budget: float | None = None,
+    bounds: Mapping[str, tuple[float, float]] | None = None,
+    rate_path: str | Path | None = None,
+    share: float = 0.10,
+    better: Better | None = None,
+    seed: int = 0,
+    save: str | Path | None = None,
+    figure: str | Path | None = None,
+) -> str:
+    """Where the next compute pays, and the best set-up for a budget, from saved fits and a saved rate.
+
+    laws: the file of a joint fit, or {axis: file}. at: where the set-up stands; without `cost` also what `analysis.Cost`
+    wants (params, tokens_per_pair, embedding, ...). cost: arithmetic over the axes, "6 * N * D". save, figure: of the
+    marginal table; of the allocation with "-allocation" in the name.
+
+    Raises:
+        TableError: a file is no saved fit or rate, or as `allocate` and `marginal_table`.
+    """
+    fits = Fit.load(laws) if isinstance(laws, str | Path) else {name: Fit.load(path) for name, path in laws.items()}
+    rate = None if rate_path is None else Rate.load(rate_path)
+    price = cost_of(cost) if cost is not None else cost_at(at)
+    place = dict(at) if cost is not None else {name: value for name, value in at.items() if name in AXES}
+    shared: dict[str, Any] = {
+        "cost": price,
+        "at": place,
+        "bounds": bounds,
+        "rate": rate,
+        "better": better,
+        "seed": seed,
+    }
+    margins = marginal_table(fits, share=share, **shared)
+    best = allocate(fits, budget=budget, **shared)
+    kept, drawn = (_suffixed(path, "allocation") for path in (save, figure))
+    first = _told(margins, save, figure, margins.figure).splitlines()
+    second = [line for line in _told(best, kept, drawn, best.figure).splitlines() if line not in first]
+    return "\n".join([*first, "", *second])  # what both warn of is said once
+
+
+def equivalent_command(
+    base_path: str | Path,
+    *,
+    better_path: str | Path | None = None,
+    gain: float | None = None,
+    at: Mapping[str, float] | None = None,
+    axis: str | None = None,
+    rate_path: str | Path | None = None,
+    save: str | Path | None = None,
+) -> str:
+    """How many times more of an axis the saved base fit needs to reach a better one, or a gain.
+
+    Raises:
+        TableError: both or neither of `better_path` and `gain` are given, or as `compute_equivalent`.
+    """
+    if (better_path is None) == (gain is None):
+        raise TableError("say what is to be matched: a better fit or a gain, one of them")
+    better: Fit | float = Fit.load(better_path) if better_path is not None else float(gain or 0.0)
+    rate = None if rate_path is None else Rate.load(rate_path)
+    found = compute_equivalent(better, Fit.load(base_path), at=at or None, axis=axis, rate=rate)
+    return _told(found, save, None, None)
 
 
 def laws_table() -> str:

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 ROW = "_row"  # where rows were left out, the number that a row had in the user's table
 ROWS_NAMED = 5  # an error names this many faulty rows and counts the rest
+LARGEST = 1e100  # beyond it squares and ratios leave the range of floats
 
 
 class TableError(ValueError):
@@ -89,7 +90,8 @@ def numeric_column(table: pl.DataFrame, name: str, source: str = "table") -> np.
     """A column as finite float64, shape (rows,).
 
     Raises:
-        TableError: the column is missing, is not of a numeric type, or holds null, NaN or infinity (rows are named).
+        TableError: the column is missing, is not of a numeric type, or holds null, NaN, infinity or magnitudes beyond 1e100
+            (rows are named).
     """
     import polars as pl
 
@@ -105,6 +107,11 @@ def numeric_column(table: pl.DataFrame, name: str, source: str = "table") -> np.
     if len(faulty):
         raise TableError(
             f"{source}: column {name!r} is not finite in {name_rows(table, faulty)}; drop these rows or mark them"
+        )
+    vast = np.flatnonzero(np.abs(values) > LARGEST)
+    if len(vast):
+        raise TableError(
+            f"{source}: column {name!r} is beyond {LARGEST:g} in {name_rows(table, vast)}; give it in another unit"
         )
     return values
 

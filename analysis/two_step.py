@@ -9,7 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 
@@ -17,22 +18,26 @@ from analysis.fitted import Fit, Prediction
 from analysis.fitting import fit
 from analysis.intervals import NOISE_REPEATS, central, normal_scores, shift
 from analysis.laws import Law, Param
+from analysis.saved import Saved, plain, read_saved, unplain
 from analysis.table import TableError, numeric_column
 
 if TYPE_CHECKING:
     import polars as pl
+    from matplotlib.figure import Figure
 
 TINY = 1e-12  # an intermediate that noise takes below 0 is held here: links are fitted above 0
 
 
 @dataclass(frozen=True, eq=False)
-class TwoStep:
-    """A chain of two fits, and a one-step fit beside it. Made by `two_step`.
+class TwoStep(Saved):
+    """A chain of two fits, and a one-step fit beside it. Made by `two_step` or `TwoStep.load`.
 
     rows, one a test run: `intermediate` and `y` as measured (after the transform), what each step foretold
     (`step1_hat`, `step2_hat` from the *measured* intermediate, `chained_hat` with `low, high`, `one_step_hat`), and the
     relative errors `step1, step2, chained, one_step` (foretold / measured - 1). Without a one-step fit its values are NaN.
     """
+
+    FORMAT: ClassVar[str] = "analysis.two_step/1"
 
     first: Fit
     second: Fit
@@ -64,6 +69,41 @@ class TwoStep:
         low, high = central(shift(self.second.form, ends, link_noise * self.second.noise_scale(mean)), level)
         return low.reshape(shape), high.reshape(shape)
 
+    def to_dict(self) -> dict[str, Any]:
+        """What `save` writes: plain JSON types, the fits whole."""
+        fits = {name: None if fit is None else fit.to_dict() for name, fit in self._fits().items()}
+        document: dict[str, Any] = plain({
+            "format": self.FORMAT, **fits, "limits": self.limits, "rows": self.rows, "warnings": self.warnings,
+            "level": self.level,
+        })  # fmt: skip
+        return document
+
+    def _fits(self) -> dict[str, Fit | None]:
+        return {"first": self.first, "second": self.second, "one": self.one}
+
+    @classmethod
+    def load(cls, path: str | Path) -> TwoStep:
+        """Read a saved chain.
+
+        Raises:
+            TableError: the file is missing or holds something else, or a law is not registered here.
+        """
+        data = read_saved(path, cls.FORMAT)
+        links = {law.name: law for law in LINKS.values()}
+        first, second, one = (
+            None if data[name] is None else Fit.from_dict(data[name], links) for name in ("first", "second", "one")
+        )
+        assert first is not None
+        assert second is not None
+        rest: dict[str, Any] = {name: unplain(data[name]) for name in ("limits", "rows", "warnings", "level")}
+        return cls(first, second, one, **rest)
+
+    def figure(self, title: str | None = None) -> Figure:
+        """Both steps with their curves, and what was foretold against what was measured."""
+        from analysis.compute_figures import two_step_figure
+
+        return two_step_figure(self, title)
+
     def table(self) -> pl.DataFrame:
         """The rows as a table."""
         import polars as pl
@@ -76,7 +116,8 @@ class TwoStep:
         lines.append(f"{self.second.x[0]} -> {self.second.y_label}: {self.second.form.formula}")
         for row in self.rows:
             ends = f"[{row['low']:.4g}, {row['high']:.4g}]"
-            errors = ", ".join(f"{name} {row[name]:+.2%}" for name in ("step1", "step2", "chained", "one_step"))
+            steps = ("step1", "step2", "chained", *(["one_step"] if self.one is not None else []))
+            errors = ", ".join(f"{name} {row[name]:+.2%}" for name in steps)
             lines.append(f"  {row['y']:.4g} foretold {row['chained_hat']:.4g} {ends}: {errors}")
         return "\n".join([*lines, *(f"  warning: {warning}" for warning in self.warnings)])
 

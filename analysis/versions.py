@@ -15,15 +15,27 @@ if TYPE_CHECKING:
     import polars as pl
 
 LOW_RELIABILITY = 0.8
+FARTHEST = 1e30  # versions that spread by more (or by less than its inverse) take squares of squares out of floats
 
 
 def read_versions(
     table: pl.DataFrame, of: str, into: str, cluster: str, seed_column: str, noise_ratio: float | None
 ) -> tuple[Versions, list[str], str]:
-    """Means per version in order of name, what is known of the noise, and in words where that comes from."""
+    """Means per version, what is known of the noise, and in words where that comes from.
+
+    Versions stand in the order of their mean `into`, rows in an order of their own: neither the names nor the order of
+    rows plays a part in what is resampled.
+    """
     require_columns(table, [of, into, cluster])
+    for column in (of, into):
+        numeric_column(table, column)  # before sorting: an error names rows as the user's table has them
+    labels(table, cluster)
+    table = table.sort(into, of, cluster)
     x, y = numeric_column(table, of), numeric_column(table, into)
-    names, group = np.unique(np.array([str(name) for name in labels(table, cluster)]), return_inverse=True)
+    names, group = np.unique(np.array([str(name) for name in table[cluster]]), return_inverse=True)
+    height = np.bincount(group, y) / np.bincount(group)
+    order = np.lexsort((names, height))
+    names, group = names[order], np.argsort(order)[group]
     if len(names) < 3:
         raise TableError(f"{len(names)} versions in {cluster!r}: a rate needs at least 3, an honest interval about 12")
     seeds = np.bincount(group).astype(float)
@@ -31,6 +43,10 @@ def read_versions(
     for name, means in ((of, mean_x), (into, mean_y)):
         if np.ptp(means) <= 1e-12 * np.abs(means).max():
             raise TableError(f"column {name!r} is the same in every version: no rate can be seen")
+        if not 1 / FARTHEST < np.ptp(means) < FARTHEST:
+            raise TableError(
+                f"column {name!r} differs by {np.ptp(means):.3g} between versions: give it in another unit"
+            )
     freedom = seeds - 1
     if freedom.sum() == 0:
         ratio = 1.0 if noise_ratio is None else float(noise_ratio)

@@ -8,6 +8,7 @@ import tyro
 from tyro.conf import subcommand
 
 from experiments.commands.common import BAD_INPUT, SOME_FAILED, is_users
+from experiments.commands.compute import AllocateCommand, EquivalentCommand, IsoflopCommand, TwoStepCommand
 from experiments.commands.data import DataCommand
 from experiments.commands.laws import ExchangeCommand, FitCommand, LawsCommand
 from experiments.commands.runs import (
@@ -31,6 +32,10 @@ Command = (
     | Annotated[FitCommand, subcommand("fit")]
     | Annotated[LawsCommand, subcommand("laws")]
     | Annotated[ExchangeCommand, subcommand("exchange")]
+    | Annotated[TwoStepCommand, subcommand("twostep")]
+    | Annotated[IsoflopCommand, subcommand("isoflop")]
+    | Annotated[AllocateCommand, subcommand("allocate")]
+    | Annotated[EquivalentCommand, subcommand("equivalent")]
     | Annotated[DataCommand, subcommand("data")]
 )
 

@@ -44,8 +44,8 @@ class Law:
     derivatives by the natural parameters; without it they come from a complex step, exact but slower. `rescale(params,
     axis_scales, y_scale)` turns parameters fitted to x / axis_scale and y / y_scale into those of x and y; a law
     without it is fitted in the units of the table. `residuals` is the space in which errors are measured. `y_scaled`
-    False: y is bounded and keeps its unit. `derived`: quantities with an interval of their own, as functions of natural
-    parameters (..., p), for instance where a curve turns.
+    False: y is a share, at most 1, and keeps its unit. `derived`: quantities with an interval of their own, as functions
+    of natural parameters (..., p), for instance where a curve turns.
     """
 
     name: str
@@ -67,8 +67,9 @@ class Law:
         return tuple(param.name for param in self.params)
 
     def values(self, axes: np.ndarray, params: np.ndarray) -> np.ndarray:
-        """The law at axes (axes, n) for params (..., p): shape (..., n)."""
-        return self.function(*axes, *(params[..., k, None] for k in range(len(self.params))))
+        """The law at axes (axes, n) for params (..., p): shape (..., n); infinite where wild params take it beyond floats."""
+        with np.errstate(over="ignore"):
+            return self.function(*axes, *(params[..., k, None] for k in range(len(self.params))))
 
 
 LAWS: dict[str, Law] = {}
@@ -79,6 +80,11 @@ def register(law: Law) -> Law:
 
     Raises:
         TableError: the name is taken.
+
+    Example:
+        >>> register(LAWS["power"])
+        Traceback (most recent call last):
+        analysis.table.TableError: law 'power' is already registered
     """
     if law.name in LAWS:
         raise TableError(f"law {law.name!r} is already registered")

@@ -113,7 +113,7 @@ class ExchangeCommand:
         return DONE
 
 
-def pins(given: tuple[str, ...]) -> dict[str, float]:
+def pins(given: tuple[str, ...], option: str = "--pin") -> dict[str, float]:
     """`("E=0.1",)` as {"E": 0.1}."""
     from analysis.table import TableError
 
@@ -125,5 +125,5 @@ def pins(given: tuple[str, ...]) -> dict[str, float]:
         except ValueError:
             equals = ""
         if not equals:
-            raise TableError(f"--pin {text}: write it as NAME=VALUE, e.g. E=0.1")
+            raise TableError(f"{option} {text}: write it as NAME=VALUE, e.g. E=0.1")
     return out

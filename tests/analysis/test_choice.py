@@ -122,3 +122,43 @@ def test_a_turning_point_has_an_interval_or_is_not_in_range():
     assert value == pytest.approx(np.exp(9), rel=0.05)
     falling = analysis.fit(noisy(9 * X**-0.3), x="x", y="y", law="peaked_power")
     assert "turning point: none in range" in falling.summary()
+
+
+def test_noise_of_trials_follows_the_recall_and_what_lies_beyond_it_is_found():
+    rng = np.random.default_rng(3)
+    x = np.repeat(np.geomspace(1e3, 1e7, 20), 10)
+    error = 2.0 * x**-0.25
+    for beyond in (0.0, 0.05):
+        run = np.clip(error * np.exp(beyond * rng.normal(size=x.size)), 0, 1)
+        recall = rng.binomial(2000, 1 - run) / 2000
+        table = pl.DataFrame({"x": x, "y": recall, "queries": np.full(x.size, 2000)})
+        fit = analysis.fit(table, x="x", y="y", law="power", transform="error", trials="queries", resamples=0)
+        assert np.sqrt(fit.noise["beyond"]) == pytest.approx(beyond, abs=0.02)
+        for far in (1e4, 1e8):
+            true = 2.0 * far**-0.25
+            sd = np.sqrt(beyond**2 + (1 - true) / true / 2000)
+            assert fit.noise["sd"] * fit.noise_scale(fit.predict([far]))[0] == pytest.approx(sd, rel=0.15)
+
+
+def test_where_the_floor_may_be_none_the_parameters_have_no_interval_but_the_slope_has():
+    bare = runs(budgets=7, seeds=3, E=0.0, seed=1)
+    fit = analysis.fit(bare, cluster="run", resamples=300, **COLUMNS)
+    assert all(np.isnan(ends).all() for ends in fit.intervals().values())
+    assert any("no interval for E, A, alpha" in text for text in fit.warnings)
+    slope, low, high = (float(part) for part in fit.slope(1e6))
+    assert low < -TRUTH["alpha"] < high
+    assert slope == pytest.approx(-TRUTH["alpha"], abs=0.03)
+    assert np.isfinite(fit.predict(1e8, interval=0.95).low)
+    pinned = analysis.fit(bare, cluster="run", pin={"E": 0.0}, resamples=300, **COLUMNS)
+    low, high = pinned.intervals()["alpha"]
+    assert low < TRUTH["alpha"] < high
+    identified = analysis.fit(runs(budgets=7, seeds=3), cluster="run", resamples=300, **COLUMNS)
+    assert np.isfinite(list(identified.intervals().values())).all()
+
+
+def test_the_slope_of_a_power_is_its_exponent():
+    fit = analysis.fit(runs(E=0.0), law="power", cluster="run", resamples=200, **COLUMNS)
+    slope = fit.slope(np.array([1e5, 1e7]))
+    np.testing.assert_allclose(slope.mean, -fit.params["alpha"], rtol=1e-6)
+    low, high = fit.intervals()["alpha"]
+    np.testing.assert_allclose([slope.low, slope.high], [[-high] * 2, [-low] * 2], rtol=1e-6)

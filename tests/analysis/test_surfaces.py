@@ -1,6 +1,9 @@
 """What the command line calls: text out, files on request, errors that name the file; and quick imports."""
 
+import doctest
+import importlib
 import json
+import pkgutil
 import subprocess
 import sys
 
@@ -57,14 +60,17 @@ def test_importing_loads_nothing_heavy():
     assert done.stdout.strip() == ""
 
 
-def test_docstring_examples_run():
-    import doctest
+MODULES = sorted(module.name for module in pkgutil.walk_packages(analysis.__path__, "analysis."))
 
-    import analysis.fitting
-    import analysis.laws.law
-    import analysis.profile
 
-    for module in (analysis.fitting, analysis.laws.law, analysis.profile):
-        result = doctest.testmod(module, optionflags=doctest.ELLIPSIS)
-        assert result.attempted > 0
-        assert result.failed == 0
+@pytest.mark.parametrize("name", MODULES)
+def test_docstring_examples_run(name):
+    result = doctest.testmod(importlib.import_module(name), optionflags=doctest.ELLIPSIS)
+    assert result.failed == 0
+
+
+def test_what_users_call_has_an_example():
+    called = [analysis.fit, analysis.isoflop, analysis.two_step, analysis.allocate, analysis.marginal_table]
+    called += [analysis.compute_equivalent, analysis.profile_intervals, analysis.exchange_rate, analysis.rank_proxies]
+    called += [analysis.compare_laws, analysis.leave_largest_out, analysis.extrapolate, analysis.register]
+    assert [function.__name__ for function in called if ">>>" not in (function.__doc__ or "")] == []
