@@ -27,6 +27,7 @@ from moon_jax.data.tables import (
 if TYPE_CHECKING:
     import polars as pl
 
+SHARD_BYTES = 1 << 28  # decoded: what `gather` holds before it writes a shard
 ROW_GROUP = 10_000  # rows: of a streamed shard, so that a reader need not hold more of long histories
 
 
@@ -66,6 +67,7 @@ class DatasetWriter:
         self._parts: dict[str, int] = defaultdict(int)
         self._rows: dict[str, int] = defaultdict(int)
         self._schemas: dict[str, dict[str, Any]] = {}
+        self._waiting: dict[str, list[pl.DataFrame]] = defaultdict(list)
 
     def __enter__(self) -> "DatasetWriter":
         contract.refuse_existing(self.folder)
@@ -97,8 +99,26 @@ class DatasetWriter:
         self._parts[file] += 1
         self._rows[file] += count_rows(part)
 
+    def gather(self, file: str, rows: "pl.DataFrame") -> None:
+        """Adds rows that are few: they wait until a shard is full, or for the end."""
+        self._waiting[file].append(rows)
+        if sum(part.estimated_size() for part in self._waiting[file]) > SHARD_BYTES:
+            self._flush(file)
+
+    def rows(self, file: str) -> int:
+        """Rows of `file` so far."""
+        return self._rows[file] + sum(part.height for part in self._waiting.get(file, ()))
+
+    def _flush(self, file: str) -> None:
+        import polars as pl
+
+        waiting = pl.concat(self._waiting.pop(file, [])) if self._waiting.get(file) else None
+        if waiting is not None and (waiting.height or not self._parts[file]):
+            self.add(file, waiting)
+
     def written(self, file: str, columns: Sequence[str]) -> "Iterator[tuple[int, pl.DataFrame]]":
         """(first row, some columns) of the rows of `file` so far, in batches."""
+        self._flush(file)
         return batches(self._home / f"{file}.parquet", columns)
 
     def __exit__(
@@ -116,6 +136,8 @@ class DatasetWriter:
         return self._home / f"{file}.parquet" / f"part-{number:05d}.parquet"
 
     def _publish(self) -> None:
+        for file in list(self._waiting):
+            self._flush(file)
         files: dict[str, Any] = {}
         large: dict[str, Any] = {}
         for file in (known for known in contract.FILES if known in self._parts):

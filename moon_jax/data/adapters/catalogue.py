@@ -17,7 +17,6 @@ if TYPE_CHECKING:
 
 IMAGES = (".jpg", ".jpeg", ".png", ".webp")
 BLOCK = 1024  # rows whose photos are read and decoded together
-SHARD_BYTES = 1 << 28  # of photos; a smaller catalogue is one file
 Columns = Mapping[str, Sequence[str]]
 
 
@@ -71,24 +70,14 @@ def write_items(
     progress: Callable[[int, int], None] | None,
 ) -> Catalogue:
     """Writes the items of `table` whose photos lie under `folder`; rows that cannot be used go to the quarantine."""
-    import polars as pl
-
     catalogue = Catalogue()
-    waiting: list[pl.DataFrame] = []
-    size = 0
     with open_images(folder) as read:
         for block in _blocks(read_records(table, columns)):
             items = _usable(writer, table, block, columns, ids, catalogue, read)
             catalogue.rows += len(block)
-            waiting.append(_frame(items, [catalogue.add(item) for item in items], columns, ids))
-            size += sum(len(item.image or b"") for item in items)
-            if size > SHARD_BYTES:
-                writer.add("items", pl.concat(waiting))
-                waiting, size = [], 0
+            writer.gather("items", _frame(items, [catalogue.add(item) for item in items], columns, ids))
             if progress is not None:
                 progress(catalogue.rows, max(catalogue.rows, len(ids.number)))
-    if waiting:
-        writer.add("items", pl.concat(waiting))
     return catalogue
 
 

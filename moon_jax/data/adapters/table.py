@@ -146,7 +146,7 @@ def _write_photo_queries(writer: DatasetWriter, asking: list[int]) -> None:
     for _, part in writer.written("items", ["item_id", "image"]):
         chosen = part.filter(pl.col("item_id").is_in(ids.implode()))
         text = pl.lit(None, pl.String).alias("text")
-        writer.add("queries", chosen.select(pl.col("item_id").alias("query_id"), text, "image", "item_id"))
+        writer.gather("queries", chosen.select(pl.col("item_id").alias("query_id"), text, "image", "item_id"))
 
 
 def _write_title_queries(writer: DatasetWriter, catalogue: Catalogue) -> None:
