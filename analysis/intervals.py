@@ -197,5 +197,6 @@ def central(values: np.ndarray, level: float) -> tuple[np.ndarray, np.ndarray]:
     with 400 draws.
     """
     tail = (1.0 - level) / 2.0
-    low, high = np.quantile(values, [tail, 1.0 - tail], axis=0, method="weibull")
+    with np.errstate(invalid="ignore"):  # NaN between infinite draws
+        low, high = np.quantile(values, [tail, 1.0 - tail], axis=0, method="weibull")
     return low, high
