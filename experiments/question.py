@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from moon_jax.data.contract import Dataset
     from sweeps import Cell
 
-QUESTIONS = ("training_tokens", "negatives", "sequence_length", "exchange_rate", "pixel_floor")
+QUESTIONS = ("training_tokens", "negatives", "sequence_length", "exchange_rate", "pixel_floor", "processing")
 ALL = QUESTIONS[:4]
 
 

@@ -5,16 +5,30 @@ from dataclasses import replace
 from experiments.recipes import Recipe
 from moon_jax.data.contract import Dataset
 from moon_jax.data.forms import OWN, Form
+from moon_jax.data.processing import Transformation
 from moon_jax.models.encoder import EncoderConfig
 from moon_jax.stages.application import ApplicationConfig
 from moon_jax.stages.compare import CompareConfig
+from moon_jax.stages.contrast import ContrastConfig
 from moon_jax.stages.embed import EmbedConfig
 from moon_jax.stages.floors import ClearanceConfig, FloorsConfig
 from moon_jax.stages.posttrain import PosttrainConfig
 from moon_jax.stages.prepare import PrepareConfig
+from moon_jax.stages.process import ProcessConfig, RepresentConfig
 from sweeps import DataFile, Step
 
-VERSIONS = {"prepare": 1, "floors": 2, "posttrain": 1, "embed": 2, "application": 1, "compare": 1, "clearance": 1}
+VERSIONS = {
+    "prepare": 1,
+    "floors": 2,
+    "posttrain": 1,
+    "embed": 2,
+    "application": 1,
+    "compare": 1,
+    "clearance": 1,
+    "process": 1,
+    "represent": 1,
+    "contrast": 1,
+}
 
 
 def _step(stage: str, config: object, *, files: dict[str, DataFile] | None = None, **needs: Step) -> Step:
@@ -25,9 +39,31 @@ def _files(dataset: Dataset, *names: str) -> dict[str, DataFile]:
     return {name: DataFile(dataset.path(name), dataset.digests[name]) for name in names}
 
 
-def prepare(dataset: Dataset, recipe: Recipe) -> Step:
+def prepare(dataset: Dataset, recipe: Recipe, processed: Step | None = None) -> Step:
+    """The arrays of a dataset, or of its tables as a process step left them."""
     config = PrepareConfig(recipe.height, recipe.width, recipe.text_length, recipe.vocabulary)
+    if processed is not None:
+        return _step("prepare", config, process=processed)
     return _step("prepare", config, files=_files(dataset, "items", "queries", "pairs"))
+
+
+def process(dataset: Dataset, *transformations: Transformation, vectors: Step | None = None) -> Step:
+    """Transformations of a dataset's tables, in order; `vectors` is a represent step for those that read one."""
+    shown = (
+        ("impressions",) if dataset.has("impressions") and any(t.name == "exposure" for t in transformations) else ()
+    )
+    needs = {} if vectors is None else {"vectors": vectors}
+    files = _files(dataset, "items", "queries", "pairs", *shown)
+    return _step("process", ProcessConfig(transformations), files=files, **needs)
+
+
+def represent(dataset: Dataset, run: Step, searches: tuple[Form, ...], item: tuple[str, ...]) -> Step:
+    """Items and training queries under the encoder of a post-training run, for transformations that read them."""
+    needs = {"prepare": run.needs["prepare"], "posttrain": run}
+    files = _files(dataset, "queries")
+    return Step(
+        "moon_jax.stages.process:represent", VERSIONS["represent"], RepresentConfig(searches, item), files, needs
+    )
 
 
 def floors(dataset: Dataset, recipe: Recipe) -> Step:
@@ -61,8 +97,12 @@ def posttrain(
     seed: int,
     lr: float = 1.0,
     num_negatives: int | None = None,
+    processed: Step | None = None,
 ) -> Step:
-    """A post-training run; `lr` multiplies the recipe's rate. 0 tokens is the untrained encoder."""
+    """A post-training run, on the tables of a process step if one is given; `lr` multiplies the recipe's rate.
+
+    0 tokens is the untrained encoder.
+    """
     if num_negatives == recipe.batch - 1:
         num_negatives = None  # all there are: the same run as that of other questions
     if recipe.own_weight and "image" in forms[0].query and "image" in forms[0].item:
@@ -77,11 +117,12 @@ def posttrain(
         augment_items=recipe.augment_items,
         seed=seed,
     )
-    return _step("posttrain", config, prepare=prepare(dataset, recipe))
+    return _step("posttrain", config, prepare=prepare(dataset, recipe, processed))
 
 
 def embed(dataset: Dataset, recipe: Recipe, run: Step, searches: tuple[Form, ...], item: tuple[str, ...]) -> Step:
-    return _step("embed", EmbedConfig(searches, item), prepare=prepare(dataset, recipe), posttrain=run)
+    """Vectors and search metrics of a run, over the arrays that it was trained on."""
+    return _step("embed", EmbedConfig(searches, item), prepare=run.needs["prepare"], posttrain=run)
 
 
 def application(dataset: Dataset, recipe: Recipe, *, length: int, seed: int, embedded: Step | None) -> Step:
@@ -94,3 +135,10 @@ def application(dataset: Dataset, recipe: Recipe, *, length: int, seed: int, emb
 
 def compare(run: Step, baseline: Step) -> Step:
     return _step("compare", CompareConfig(), application=run, baseline=baseline)
+
+
+def contrast(embedded: Step, baseline: Step) -> Step:
+    """How far an embed step's image search stands above another's, paired over queries."""
+    needs = {"embed": embedded, "baseline": baseline}
+    needs |= {"prepare": embedded.needs["prepare"], "baseline_prepare": baseline.needs["prepare"]}
+    return _step("contrast", ContrastConfig(), **needs)

@@ -48,12 +48,14 @@ class Prepared:
 
     @cached_property
     def own_items(self) -> Array:
-        """Items that take no part in an evaluation, neither as query nor as answer."""
+        """Items that take no part in an evaluation, neither as query nor as answer, and that processing left in training."""
         held = self.pairs[self.pair_split != SPLITS.index("train")]
         out = np.zeros(self.item_ids.size, bool)
         out[held[:, 1]] = True
         queried = self.query_item[held[:, 0]]
         out[queried[queried >= 0]] = True
+        if (self.folder / "item_in_training.npy").exists():
+            out |= ~self.item_in_training
         return np.flatnonzero(~out)
 
     def gather(self, form: Form, pairs_Bx2: Array) -> dict[str, Array]:

@@ -149,6 +149,12 @@ def _encoder(graph: nnx.GraphDef) -> Callable[..., jax.Array]:
     return jax.jit(lambda params, pixels, text: nnx.merge(graph, params)(pixels, text))
 
 
+def encoder_of(folder: Path) -> Callable[[Array | None, Array | None], Array]:
+    """(pixels or None, text or None) -> float32 N x D, under the encoder that a post-training step saved."""
+    _, graph, params, _ = load_encoder(folder)
+    return functools.partial(_encode_all, _encoder(graph), params)
+
+
 def _encode_all(
     encode: Callable[..., jax.Array], params: nnx.State, pixels: Array | None, text: Array | None, batch: int = 256
 ) -> Array:

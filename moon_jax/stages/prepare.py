@@ -43,9 +43,13 @@ def prepare(
 ) -> dict[str, Any]:
     """Step function: items, queries, pairs -> the arrays of `data.loading.Prepared` and `tokenizer.json`.
 
+    The tables are those of the step that is the input "process" where there is one, else the declared files.
+
     Raises:
         DataError: an image does not decode or is oversized (file and row are named).
     """
+    if "process" in inputs:
+        files = {name: inputs["process"] / f"{name}.parquet" for name in ("items", "queries", "pairs")}
     items, pairs = read_table(files["items"]), read_table(files["pairs"])
     queries = _with_optional_columns(read_table(files["queries"]))
     item_row = {item: row for row, item in enumerate(items["item_id"].to_list())}
@@ -84,6 +88,8 @@ def prepare(
         "pairs": np.stack([pair_query, pair_item], axis=1).reshape(-1, 2),
         "pair_split": pair_split,
     }
+    if "in_training" in items.columns:  # processing has taken some out, and left them in the gallery
+        arrays["item_in_training"] = items["in_training"].to_numpy()
     arrays["query_twin"] = twins(folder, arrays["query_image_row"], arrays["query_item"], pair_query[pair_split != 0])
     for name, array in arrays.items():
         np.save(folder / f"{name}.npy", array)

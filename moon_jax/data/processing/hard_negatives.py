@@ -1,0 +1,185 @@
+"""Hard negatives: items that a query might be mistaken to want, written as a table beside the pairs."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
+
+import numpy as np
+
+from moon_jax.data.contract import DataError
+from moon_jax.data.processing.grouping import mix64
+from moon_jax.data.processing.material import Material
+from moon_jax.data.processing.similarity import cosines
+from moon_jax.data.processing.transformation import Decision, Transformation
+from moon_jax.data.processing.working import Working
+
+if TYPE_CHECKING:
+    import polars as pl
+
+Array = np.ndarray
+KINDS = ("category", "clicked", "mined")
+DRAWN = 4  # times as many as are wanted are drawn, for the guard takes some away
+QUERIES_AT_ONCE, ITEMS_AT_ONCE = 256, 1 << 16
+
+
+@dataclass(frozen=True)
+class HardNegatives(Transformation):
+    """Up to `per_query` hard negatives of each training query, of one kind.
+
+    "category": other items of the same category as an item it led to (paper), drawn at random by ids and seed.
+    "clicked": clicked but not bought in a search where something else was bought (SCL); such pairs are no positives
+    any more and go. "mined": the most similar items under given representations, by an exact blockwise top-k.
+
+    The guard against false negatives: none is of a product that the query led to, in any split, none is another of its
+    positives, and, where there are representations, none has a cosine above `closest` with a positive of the query.
+    Only items that valid and test do not ask about are taken (in train scope), so that no evaluation is trained against.
+
+    Attributes:
+        depth: how many of the most similar items the guard chooses from.
+    """
+
+    name: ClassVar[str] = "hard_negatives"
+    does: ClassVar[str] = "hard negatives of each query: kind=category, clicked or mined"
+    kind: str = "category"
+    per_query: int = 4
+    closest: float = 0.9
+    depth: int = 64
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.require(self.kind in KINDS, f"kind {self.kind!r} must be one of {', '.join(KINDS)}")
+        self.require(
+            1 <= self.per_query <= self.depth, f"per_query {self.per_query} must lie in 1..depth = {self.depth}"
+        )
+
+    def decide(self, working: Working, material: Material) -> Decision:
+        import polars as pl
+
+        train = working.pairs.filter(working.pairs["split"] == "train")
+        if not len(train):
+            raise DataError(f"{self.name}: there are no training pairs")
+        items = working.eligible_items(self.scope)
+        positives = working.pairs.select("query_id", "item_id")
+        if self.kind == "clicked":
+            found = _clicked(train)
+            positives = positives.join(found, on=["query_id", "item_id"], how="anti")
+        guard = Guard.of(working, positives, material if material.has_vectors else None, self.closest)
+        if self.kind == "mined":
+            blocks = _mined(train, items, material, self.depth)
+        else:
+            blocks = iter([found if self.kind == "clicked" else self._of_category(train, items, material)])
+        chosen, candidates, sound = [], 0, 0
+        for block in blocks:
+            left = guard(block)
+            candidates, sound = candidates + block.height, sound + left.height
+            # The guard may leave more than are wanted: the first stay, the most similar or first drawn.
+            order = pl.struct("rank", "item_id").rank("ordinal").over("query_id")
+            chosen.append(left.filter(order <= self.per_query).sort("query_id", "rank", "item_id"))
+        negatives = pl.concat(chosen).select("query_id", "item_id", kind=pl.lit(self.kind))
+        gone = None
+        if self.kind == "clicked":
+            key = pl.struct("query_id", "item_id")
+            gone = working.pairs.select(key.is_in(negatives.select(key).to_series().implode())).to_series().to_numpy()
+        facts = {"candidates": candidates, "of them taken away by the guard": candidates - sound}
+        return Decision("clicked, not bought: hard negatives now", pairs=gone, negatives=negatives, facts=facts)
+
+    def _of_category(self, train: "pl.DataFrame", items: "pl.DataFrame", material: Material) -> "pl.DataFrame":
+        """Items drawn from the category of the query's first item (by id); rank is the order of the draw."""
+        import polars as pl
+
+        path = pl.col("category").list.join(" > ").cast(pl.Categorical)
+        category = material.read("items", [pl.col("item_id").cast(pl.Int64), path])
+        queries = train.group_by("query_id").agg(pl.col("item_id").min()).sort("query_id")
+        queries = queries.join(category, on="item_id", how="inner", maintain_order="left")
+        members = items.join(category, on="item_id", how="inner").sort("item_id")
+        members = members.group_by("category").agg(members=pl.col("item_id"))
+        queries = queries.join(members, on="category", how="inner", maintain_order="left")
+        size_Q = queries["members"].list.len().to_numpy().astype(np.uint64)
+        drawn = []
+        for rank in range(DRAWN * self.per_query):
+            at_Q = mix64(mix64(queries["query_id"].to_numpy(), self.seed), 1 + rank) % size_Q
+            item = pl.col("members").list.get(pl.Series(at_Q.astype(np.int64)))
+            drawn.append(queries.select("query_id", item_id=item, rank=pl.lit(rank, pl.Int64)))
+        return pl.concat(drawn).group_by("query_id", "item_id").agg(pl.col("rank").min())
+
+
+def _clicked(train: "pl.DataFrame") -> "pl.DataFrame":
+    """Items clicked in a search where something was bought, and never bought for that query; all of rank 0."""
+    import polars as pl
+
+    search = ["query_id", *(["search_id"] if "search_id" in train.columns else [])]
+    bought = (pl.col("action") == "purchase").any()
+    never = ~bought.over("query_id", "item_id")
+    chosen = train.filter(bought.over(search) & never).select("query_id", "item_id").unique()
+    return chosen.with_columns(rank=pl.lit(0, pl.Int64))
+
+
+def _mined(train: "pl.DataFrame", items: "pl.DataFrame", material: Material, depth: int) -> "Iterator[pl.DataFrame]":
+    """The `depth` most similar items of each query, a block of queries at a time; rank 0 is the most similar."""
+    import polars as pl
+
+    vectors = material.vectors
+    item_rows = vectors.item_rows(items["item_id"].to_numpy())
+    ids_N, item_rows = items["item_id"].to_numpy()[item_rows >= 0], item_rows[item_rows >= 0]
+    asked = train["query_id"].unique().sort().to_numpy()
+    query_rows = vectors.query_rows(asked)
+    asked, query_rows = asked[query_rows >= 0], query_rows[query_rows >= 0]
+    depth = min(depth, ids_N.size)
+    if not asked.size or not depth:
+        raise DataError("hard_negatives: none of the training queries, or none of the items, has a representation")
+    for start in range(0, asked.size, QUERIES_AT_ONCE):
+        block = slice(start, start + QUERIES_AT_ONCE)
+        queries_qxD = np.asarray(vectors.queries[query_rows[block]], np.float32)
+        best_qxk, found_qxk = np.zeros((len(queries_qxD), 0), np.float32), np.zeros((len(queries_qxD), 0), np.int64)
+        for low in range(0, ids_N.size, ITEMS_AT_ONCE):
+            scores = queries_qxD @ np.asarray(vectors.items[item_rows[low : low + ITEMS_AT_ONCE]], np.float32).T
+            top = np.argpartition(-scores, min(depth, scores.shape[1]) - 1, axis=1)[:, :depth]
+            best_qxk = np.concatenate([best_qxk, np.take_along_axis(scores, top, axis=1)], axis=1)
+            found_qxk = np.concatenate([found_qxk, top + low], axis=1)
+            order = np.lexsort((found_qxk, -best_qxk), axis=1)[:, :depth]
+            best_qxk, found_qxk = (np.take_along_axis(a, order, axis=1) for a in (best_qxk, found_qxk))
+        material.report(min(block.stop, asked.size) / asked.size)
+        yield pl.DataFrame(
+            {
+                "query_id": np.repeat(asked[block], found_qxk.shape[1]),
+                "item_id": ids_N[found_qxk].ravel(),
+                "rank": np.tile(np.arange(found_qxk.shape[1]), len(found_qxk)),
+            }
+        )
+
+
+@dataclass(frozen=True)
+class Guard:
+    """Takes false negatives away. positives: query_id, item_id, product_id of all that a query led to or shows."""
+
+    positives: "pl.DataFrame"
+    products: "pl.DataFrame"
+    material: Material | None
+    closest: float
+
+    @classmethod
+    def of(cls, working: Working, positives: "pl.DataFrame", material: Material | None, closest: float) -> "Guard":
+        import polars as pl
+
+        owned = working.queries.filter(pl.col("item_id").is_not_null()).select("query_id", "item_id")
+        products = working.items.select("item_id", "product_id")
+        known = pl.concat([positives, owned]).unique().join(products, on="item_id", how="left")
+        return cls(known, products, material, closest)
+
+    def __call__(self, found: "pl.DataFrame") -> "pl.DataFrame":
+        """The candidates (query_id, item_id, rank) that are no false negatives, as far as can be told."""
+        import polars as pl
+
+        left = found.join(self.products, on="item_id", how="inner", maintain_order="left")
+        left = left.join(self.positives, on=["query_id", "item_id"], how="anti", maintain_order="left")
+        left = left.join(self.positives, on=["query_id", "product_id"], how="anti", maintain_order="left")
+        left = left.drop("product_id")
+        if self.material is None or not len(left):
+            return left
+        against = left.join(self.positives.select("query_id", positive="item_id"), on="query_id", how="left")
+        vectors = self.material.vectors
+        rows = (vectors.item_rows(against[name].to_numpy()) for name in ("item_id", "positive"))
+        near = against.with_columns(cosine=pl.Series(cosines(vectors.items, vectors.items, *rows)))
+        false = near.filter(pl.col("cosine").fill_nan(None) > self.closest)
+        return left.join(false, on=["query_id", "item_id"], how="anti", maintain_order="left")
