@@ -90,27 +90,53 @@ class PictureCommand:
 
 @dataclass
 class ImportCommand:
-    """Turn a public set, as you downloaded it, into a contract directory.
+    """Turn your own catalogue, or a public set as you downloaded it, into a contract directory.
 
-    Examples: moon data import fashion fashion-product-images-small data/fashion
+    Yours: a folder with one table (CSV, TSV or Parquet) and images anywhere under it. Say which column is what; columns
+    may be joined (category=group,type). Tables named queries, pairs, events or impressions beside it are taken, too.
+    Rows that cannot be used are named in DIR/quarantine.parquet.
+
+    Examples: moon data import table shop data/shop --map item_id=sku --map title=name --map image=photo
+              moon data import fashion fashion-product-images-small data/fashion
               moon data import movielens movielens-posters data/movielens
+              moon data import taobao_mm Taobao-MM data/taobao_mm
+              moon data import mmctr MicroLens_1M_x1 data/mmctr
+              moon data import esci esci-data data/esci --locales us
+
+    Then: moon data check data/shop
     """
 
-    name: Positional[Annotated[str, arg(metavar="NAME", help="fashion or movielens")]]
+    name: Positional[Annotated[str, arg(metavar="NAME", help="table, fashion, movielens, taobao_mm, mmctr or esci")]]
     source: Positional[Annotated[Path, arg(metavar="SOURCE")]]
     folder: Positional[Annotated[Path, arg(metavar="DIR")]]
+    map: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
+    """table: NAME=COLUMN, once for each column; names: item_id, title, image, category, attributes, product_id, \
+available_from, and those of other tables as pairs.item_id."""
+    locales: tuple[str, ...] = ()
+    """esci: of us, es, jp (all)."""
+    version: Literal["small", "large"] | None = None
+    """esci: small (task 1) or large."""
+    limit: float | None = None
+    """Share of a table's rows that may be left out (0.01)."""
 
     def __call__(self) -> int:
         import importlib
+        import inspect
 
         from moon_jax.data.adapters import ADAPTERS
         from moon_jax.data.contract import DataError
 
         if self.name not in ADAPTERS:
             raise DataError(f"unknown set {self.name!r}; there are {', '.join(ADAPTERS)}")
-        module, function = ADAPTERS[self.name].split(":")
+        module, name = ADAPTERS[self.name].split(":")
+        function = getattr(importlib.import_module(module), name)
+        given = {"mapping": self.map, "locales": self.locales, "version": self.version, "limit": self.limit}
+        options = {option: value for option, value in given.items() if value not in ((), None)}
+        for option in options:
+            if option not in inspect.signature(function).parameters:
+                raise DataError(f"--{'map' if option == 'mapping' else option} is not for {self.name}")
         with bar("importing") as progress:
-            dataset = getattr(importlib.import_module(module), function)(self.source, self.folder, progress=progress)
+            dataset = function(self.source, self.folder, progress=progress, **options)
         return told(dataset)
 
 
@@ -157,7 +183,15 @@ class CheckCommand:
 
 @dataclass
 class DataCommand:
-    """Make, import and check datasets."""
+    """Make, import and check datasets.
+
+    From a folder of images and a CSV to a checked dataset:
+      moon data import table SHOP DIR --map item_id=sku --map title=name --map image=photo
+      moon data check DIR
+      moon run training_tokens --data DIR
+
+    No data at hand: moon data world DIR makes a world whose answers are known, moon data picture DIR shows it.
+    """
 
     do: tyro.conf.OmitSubcommandPrefixes[
         Annotated[WorldCommand, subcommand("world")]
@@ -175,4 +209,7 @@ def told(dataset) -> int:  # type: ignore[no-untyped-def]
     rows = ", ".join(f"{count:,} {file}" for file, count in dataset.rows.items())
     simulated = [file for file, flag in dataset.simulated.items() if flag]
     say(f"{dataset.folder}: {dataset.name}; {rows}" + (f"; simulated: {', '.join(simulated)}" if simulated else ""))
+    if dataset.quarantined:
+        left_out = ", ".join(f"{count:,} rows for {file}" for file, count in dataset.quarantined.items())
+        say(f"left out: {left_out}; {dataset.folder / 'quarantine.parquet'} says which and why")
     return DONE

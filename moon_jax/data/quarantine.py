@@ -31,13 +31,14 @@ class Quarantine:
         self.entries += [(file, name, row, reason) for row in rows]
 
     def require_few(self, file: str, rows: int, *, share: float = SHARE) -> None:
-        """Raises DataError, with counts by reason and the first row, where too many of `rows` rows were left out."""
+        """Raises DataError, with counts by reason and a row, where too many of `rows` rows were left out."""
         mine = [entry for entry in self.entries if entry[0] == file]
         limit = max(AT_LEAST, int(share * rows))
         if len(mine) <= limit:
             return
-        _, source, row, reason = mine[0]
-        told = ", ".join(f"{kind} {count}" for kind, count in Counter(e[3] for e in mine).most_common(4))
+        reasons = Counter(entry[3] for entry in mine).most_common(4)
+        _, source, row, reason = next(entry for entry in mine if entry[3] == reasons[0][0])
+        told = ", ".join(f"{kind} {count}" for kind, count in reasons)
         place = source if row is None else f"{source}, row {row}"
         raise DataError(
             f"{place}: {reason}; {len(mine)} of {rows} rows for {file} cannot be used, at most {limit} may be left out "

@@ -16,7 +16,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from moon_jax.data.adapters.groups import hashed
+from moon_jax.data.adapters.groups import held_out
 from moon_jax.data.adapters.parquet_source import Steps, require_columns, set_apart, sound_batches
 from moon_jax.data.contract import DataError, Dataset, refuse_existing
 from moon_jax.data.quarantine import SHARE
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 GRADES = {"E": 1.0, "S": 0.1, "C": 0.01, "I": 0.0}
 LOCALES = ("us", "es", "jp")
-_HELD_OUT = 10  # one in so many training queries
+_HELD_OUT = 0.1  # of the training queries
 _TWICE = "the product is listed twice"
 _EXAMPLES = {
     "query": "string",
@@ -118,13 +118,11 @@ def _judgements(
         raise DataError(f"{path}: no judgement of the {version} version in {', '.join(locales)}")
     again = {"the product is judged twice for its query": ~pl.struct("query_id", "product_id").is_first_distinct()}
     judged = set_apart(judged, again, writer.quarantine, "relevance", path)
-    splits = {
-        query: "valid" if split == "train" and int(hashed(str(query))[:8], 16) % _HELD_OUT == 0 else split
-        for query, split in judged.select("query_id", "split").unique("query_id", keep="first").iter_rows()
-    }
+    valid = held_out(judged.filter(pl.col("split") == "train")["query_id"], _HELD_OUT)
+    asked = pl.Series(sorted(valid), dtype=judged.schema["query_id"])
     return judged.with_columns(
         grade=pl.col("esci_label").replace_strict(GRADES, return_dtype=pl.Float64),
-        split=pl.col("query_id").replace_strict(splits, return_dtype=pl.String),
+        split=pl.when(pl.col("query_id").is_in(asked.implode())).then(pl.lit("valid")).otherwise(pl.col("split")),
     )
 
 

@@ -1,6 +1,7 @@
 """Searches out of a catalogue alone: photos of the same product ask for one another, split by product."""
 
 import hashlib
+from collections.abc import Iterable
 
 from moon_jax.data.contract import DataError
 
@@ -48,6 +49,12 @@ def group_pairs(groups: dict[str, list[int]]) -> tuple[list[tuple[int, int, str]
     ]
     pairs.sort(key=lambda pair: pair[0])  # stable: the order of positives stays
     return pairs, splits
+
+
+def held_out(names: Iterable[object], share: float) -> set[object]:
+    """The share of the names (at least one) whose hashes come first: the same ones whenever they are asked for."""
+    distinct = sorted(set(names), key=lambda name: hashed(str(name)))
+    return set(distinct[: max(1, int(share * len(distinct)))])
 
 
 def hashed(text: str) -> str:

@@ -17,7 +17,7 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from moon_jax.data.adapters.groups import hashed
+from moon_jax.data.adapters.groups import held_out
 from moon_jax.data.adapters.parquet_source import Steps, require_columns, set_apart, sound_batches
 from moon_jax.data.adapters.photos import open_photos, read_all
 from moon_jax.data.checking.ids import Known
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 _LOG = {"user_id": "int", "item_seq": "list<int>", "item_id": "int", "likes_level": "int", "views_level": "int"}
 _INFO = {"item_id": "int", "item_tags": "list<int>", "item_emb_d128": "list<number>"}
-_HELD_OUT = 10  # one in so many training users, where the published test has no labels
+_HELD_OUT = 0.1  # of the training users, where the published test has no labels
 WIDTH = 128
 
 
@@ -68,7 +68,9 @@ def import_mmctr(
     ) as writer:
         known = _write_items(writer, source, limit, step)
         for split, path in logs.items():
-            _write_impressions(writer, path, split, known, step, hold_out=not labelled and split == "train")
+            train = split == "train" and not labelled
+            valid = held_out(read_table(path, ["user_id"])["user_id"].drop_nulls(), _HELD_OUT) if train else set()
+            _write_impressions(writer, path, split, known, step, valid=valid)
         writer.quarantine.require_few("impressions", sum(map(count_rows, logs.values())), share=limit)
         writer.facts["labels_of_test"] = "published" if labelled else "hidden"
     return writer.dataset
@@ -126,7 +128,11 @@ def _titles(source: Path) -> "pl.DataFrame | None":
 def _items(part: "pl.DataFrame", titles: "pl.DataFrame | None", images: list[bytes | None]) -> "pl.DataFrame":
     import polars as pl
 
-    tags = pl.col("item_tags").list.eval(pl.lit("tag:") + pl.element().filter(pl.element() > 0).cast(pl.String))
+    tags = (
+        pl.col("item_tags")
+        .cast(pl.List(pl.Int64))
+        .list.eval(pl.lit("tag:") + pl.element().filter(pl.element() > 0).cast(pl.String))
+    )
     frame = part.select(
         pl.col("item_id").cast(pl.Int64),
         pl.Series("image", images, dtype=pl.Binary),
@@ -142,12 +148,12 @@ def _items(part: "pl.DataFrame", titles: "pl.DataFrame | None", images: list[byt
 
 
 def _write_impressions(
-    writer: DatasetWriter, path: Path, split: str, known: Known, step: Callable[[int], None], *, hold_out: bool
+    writer: DatasetWriter, path: Path, split: str, known: Known, step: Callable[[int], None], *, valid: set[object]
 ) -> None:
-    """One published file, streamed: the history is `item_seq` without its padding."""
+    """One published file, streamed: the history is `item_seq` without its padding; users in `valid` are held out."""
     import polars as pl
 
-    columns = [*_LOG, "label"]
+    columns, held = [*_LOG, "label"], pl.Series(sorted(valid), dtype=pl.Int64)
     faults = {
         **{f"{name} is null": pl.col(name).is_null() for name in ("user_id", "item_id", "item_seq", "label")},
         "label is neither 0 nor 1": ~pl.col("label").is_in([0, 1]),
@@ -171,14 +177,10 @@ def _write_impressions(
                 "history",
                 pl.col("likes_level", "views_level").cast(pl.Int16),
                 (pl.col("label") == 1).alias("clicked"),
-                pl.Series("split", _splits(part["user_id"].to_list(), split, hold_out), dtype=pl.String),
+                pl.when(pl.col("user_id").is_in(held.implode()))
+                .then(pl.lit("valid"))
+                .otherwise(pl.lit(split))
+                .alias("split"),
             ),
         )
         step(part.height)
-
-
-def _splits(users: list[int], split: str, hold_out: bool) -> list[str]:
-    if not hold_out:
-        return [split] * len(users)
-    of = {user: "valid" if int(hashed(str(user))[:8], 16) % _HELD_OUT == 0 else split for user in set(users)}
-    return [of[user] for user in users]

@@ -52,7 +52,7 @@ def read_records(path: Path, columns: Mapping[str, Sequence[str]]) -> Iterator[t
         file.seek(0)
         reader = csv.reader(file, delimiter=separator)
         try:
-            header = next(reader)
+            header = next(reader, [])
             at = {name: [header.index(source) for source in sources] for name, sources in columns.items()}
             for cells in reader:
                 if not cells:
@@ -63,11 +63,24 @@ def read_records(path: Path, columns: Mapping[str, Sequence[str]]) -> Iterator[t
                     {name: [cells[k].strip() for k in ks] for name, ks in at.items()} if fits else None,
                 )
         except UnicodeDecodeError as error:
-            raise DataError(
-                f"{path}, line {reader.line_num + 1}: not UTF-8 ({error.reason}); save it as UTF-8"
-            ) from error
+            raise _not_text(path) from error
         except (OSError, csv.Error) as error:
-            raise DataError(f"{path}, line {reader.line_num + 1}: cannot be read as CSV ({error})") from error
+            raise DataError(f"{path}, line {reader.line_num}: cannot be read as CSV ({error})") from error
+
+
+def _not_text(path: Path) -> DataError:
+    """Names the first line with bytes that are not UTF-8: the reader only knows the block that it stands in."""
+    with path.open("rb") as file:
+        number = next((number for number, line in enumerate(file, start=1) if not _is_text(line)), 1)
+    return DataError(f"{path}, line {number}: not UTF-8 text; save it as UTF-8")
+
+
+def _is_text(line: bytes) -> bool:
+    try:
+        line.decode("utf-8")
+    except UnicodeDecodeError:
+        return False
+    return True
 
 
 def _opened(path: Path) -> Any:
@@ -80,8 +93,8 @@ def _opened(path: Path) -> Any:
 def _first_line(path: Path, file: Any) -> str:
     try:
         first = file.readline(1 << 20).rstrip("\r\n")
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{path}, line 1: not UTF-8 text; save it as UTF-8") from error
+    except UnicodeDecodeError as error:
+        raise _not_text(path) from error
     if not first:
         raise DataError(f"{path}: is empty; it must begin with a line of column names")
     return str(first)

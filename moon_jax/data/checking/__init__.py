@@ -43,7 +43,8 @@ def _check_rows(
     """One pass over each file: what can be told from a batch, the ids of other tables and the row before."""
     references, order = References(dataset, sound), Order()
     arrivals = _arrivals(dataset, sound, columns)
-    bare_items = dataset.has("embeddings")
+    # With vectors, or for a log of clicks without searches, items need show nothing.
+    bare_items = dataset.has("embeddings") or (dataset.has("impressions") and not dataset.has("pairs"))
     total = sum(dataset.rows[file] for file in sound if "image" in columns[file])
     done = 0
     for file in dataset.rows:

@@ -50,7 +50,7 @@ def _check_elements(found: Findings, file: str, start: int, series: "pl.Series")
 def check_content(found: Findings, file: str, start: int, frame: "pl.DataFrame", *, bare_items: bool) -> None:
     """Rows that say nothing: a query without a modality, an item without image and title, an event of nothing.
 
-    `bare_items`: items may lack both, for the dataset brings vectors.
+    `bare_items`: items may lack both, for what they show is not asked for.
     """
     import polars as pl
 
