@@ -141,4 +141,4 @@ def contrast(embedded: Step, baseline: Step) -> Step:
     """How far an embed step's image search stands above another's, paired over queries."""
     needs = {"embed": embedded, "baseline": baseline}
     needs |= {"prepare": embedded.needs["prepare"], "baseline_prepare": baseline.needs["prepare"]}
-    return _step("contrast", ContrastConfig(), **needs)
+    return Step("moon_jax.stages.contrast:contrast", VERSIONS["contrast"], ContrastConfig(), needs=needs)

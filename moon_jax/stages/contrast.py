@@ -30,8 +30,10 @@ def contrast(
     """
     ours, theirs = (_asked(Prepared(inputs[name])) for name in ("prepare", "baseline_prepare"))
     same = np.array_equal(ours.queries_Q, theirs.queries_Q) and np.array_equal(ours.own_Q, theirs.own_Q)
-    items = [Prepared(inputs[name]).item_ids for name in ("prepare", "baseline_prepare")]
-    if not (same and np.array_equal(*items) and all(map(np.array_equal, ours.relevant, theirs.relevant))):
+    item_ids, baseline_ids = (Prepared(inputs[name]).item_ids for name in ("prepare", "baseline_prepare"))
+    if not (
+        same and np.array_equal(item_ids, baseline_ids) and all(map(np.array_equal, ours.relevant, theirs.relevant))
+    ):
         raise ValueError("the two encoders were tested on different queries or galleries; process in train scope alone")
     hits_Q, baseline_Q = (np.load(inputs[name] / "image_hits.npy").astype(np.float64) for name in ("embed", "baseline"))
     difference_Q = hits_Q - baseline_Q

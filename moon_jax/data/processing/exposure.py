@@ -61,16 +61,21 @@ class MatchExposure(Transformation):
             share_C = counts["share"].fill_null(0.0).to_numpy()
             self.require(bool(share_C.sum() > 0), "no category of the pairs has any exposure")
             share_C = share_C / share_C.sum()
-            kept = counts.select(
-                "category", allowed=pl.Series(np.ceil(share_C * quota(pairs_C, share_C, self.short) - 1e-9))
-            )
+            allowed_C = np.minimum(pairs_C, np.ceil(share_C * quota(pairs_C, share_C, self.short) - 1e-9))
+            allowed = counts.select("category", allowed=pl.Series(allowed_C))
+            # Rows in the order of a hash of their ids, so that a sample does not depend on the order of the file.
             key = mix64(mix64(part["query_id"].to_numpy(), self.seed) ^ part["item_id"].to_numpy().astype(np.uint64))
-            ranked = part.with_columns(key=pl.Series(key)).join(kept, on="category", how="left", maintain_order="left")
-            order = pl.struct("key", "query_id", "item_id", "row").rank("ordinal").over("category")
+            ranked = part.with_columns(key=pl.Series(key)).join(
+                allowed, on="category", how="left", maintain_order="left"
+            )
+            order = (
+                pl.struct("key", "query_id", "item_id", pl.col("action").cast(pl.String), "row")
+                .rank("ordinal")
+                .over("category")
+            )
             out = ranked.filter(order > pl.col("allowed"))["row"]
             gone |= pairs["row"].is_in(out.implode()).to_numpy()
-            after_C = np.minimum(pairs_C, kept["allowed"].to_numpy())
-            for when, count_C in (("before", pairs_C), ("after", after_C)):
+            for when, count_C in (("before", pairs_C), ("after", allowed_C)):
                 apart = 0.5 * np.abs(count_C / count_C.sum() - share_C).sum()
                 facts[f"{split}: share of pairs in the wrong category {when}"] = round(float(apart), 4)
         return Decision("beyond their category's exposure", pairs=gone, facts=facts)
@@ -91,8 +96,8 @@ class MatchExposure(Transformation):
         shown = scan(material.path("impressions")).filter(pl.col("split") == "train").group_by("item_id").len("share")
         counted = shown.with_columns(pl.col("item_id").cast(pl.Int64)).collect(engine="streaming")
         once = pairs.select("category").unique().with_columns(share=pl.lit(1.0))
-        shares = counted.join(category, on="item_id").group_by("category").agg(pl.col("share").sum().cast(pl.Float64))
-        return pl.concat([once, shares.select("category", "share")]).group_by("category").agg(pl.col("share").sum())
+        there = counted.join(category, on="item_id").select("category", pl.col("share").cast(pl.Float64))
+        return pl.concat([once, there]).group_by("category").agg(pl.col("share").sum())
 
 
 def quota(pairs_C: Array, share_C: Array, short: float) -> float:

@@ -49,10 +49,7 @@ def near_hashes(hash_N: Array, distance: int) -> Iterator[tuple[Array, Array]]:
     first of them alone.
     """
     edges = np.linspace(0, 64, distance + 3).astype(int)
-    bands = [
-        (hash_N >> np.uint64(low)) & np.uint64((1 << (high - low)) - 1)
-        for low, high in pairwise(edges)
-    ]
+    bands = [(hash_N >> np.uint64(low)) & np.uint64((1 << (high - low)) - 1) for low, high in pairwise(edges)]
     for a, b in combinations(range(len(bands)), 2):
         key_N = (bands[a] << np.uint64(edges[b + 1] - edges[b])) | bands[b]
         for low, high in pairs_in_runs(key_N):

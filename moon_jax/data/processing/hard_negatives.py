@@ -99,8 +99,10 @@ class HardNegatives(Transformation):
         drawn = []
         for rank in range(DRAWN * self.per_query):
             at_Q = mix64(mix64(queries["query_id"].to_numpy(), self.seed), 1 + rank) % size_Q
-            item = pl.col("members").list.get(pl.Series(at_Q.astype(np.int64)))
-            drawn.append(queries.select("query_id", item_id=item, rank=pl.lit(rank, pl.Int64)))
+            at = queries.with_columns(at=pl.Series(at_Q.astype(np.int64)))
+            drawn.append(
+                at.select("query_id", item_id=pl.col("members").list.get(pl.col("at")), rank=pl.lit(rank, pl.Int64))
+            )
         return pl.concat(drawn).group_by("query_id", "item_id").agg(pl.col("rank").min())
 
 
@@ -138,7 +140,8 @@ def _mined(train: "pl.DataFrame", items: "pl.DataFrame", material: Material, dep
             best_qxk = np.concatenate([best_qxk, np.take_along_axis(scores, top, axis=1)], axis=1)
             found_qxk = np.concatenate([found_qxk, top + low], axis=1)
             order = np.lexsort((found_qxk, -best_qxk), axis=1)[:, :depth]
-            best_qxk, found_qxk = (np.take_along_axis(a, order, axis=1) for a in (best_qxk, found_qxk))
+            best_qxk = np.take_along_axis(best_qxk, order, axis=1)
+            found_qxk = np.take_along_axis(found_qxk, order, axis=1)
         material.report(min(block.stop, asked.size) / asked.size)
         yield pl.DataFrame(
             {

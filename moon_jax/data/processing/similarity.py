@@ -39,8 +39,8 @@ class SimilarityDedup(Transformation):
         vectors = material.vectors
         query_P = vectors.query_rows(pairs["query_id"].to_numpy())
         cosine_P = cosines(vectors.queries, vectors.items, query_P, vectors.item_rows(pairs["item_id"].to_numpy()))
-        known = working.eligible_pairs(self.scope) & pl.Series(np.isfinite(cosine_P))
-        compared = pairs.with_columns(cosine=pl.Series(cosine_P)).filter(known)
+        eligible_P, known_P = working.eligible_pairs(self.scope).to_numpy(), np.isfinite(cosine_P)
+        compared = pairs.with_columns(cosine=pl.Series(cosine_P)).filter(pl.Series(eligible_P & known_P))
         # Ranks of queries, not of rows: a query's click and its purchase stay or go together.
         order = pl.struct("cosine", "query_id").rank("dense").over("item_id", "kind", "split")
         out = compared.filter(order > self.keep)["row"]
@@ -48,7 +48,7 @@ class SimilarityDedup(Transformation):
         facts = {
             "mean cosine before": round(float(compared["cosine"].mean() or 0.0), 4),  # type: ignore[arg-type]
             "mean cosine after": round(float(kept or 0.0), 4),  # type: ignore[arg-type]
-            "pairs without a representation": int((~np.isfinite(cosine_P) & working.eligible_pairs(self.scope)).sum()),
+            "pairs without a representation": int((eligible_P & ~known_P).sum()),
         }
         gone = pairs["row"].is_in(out.implode()).to_numpy()
         return Decision("more similar to their item than another query's", pairs=gone, facts=facts)
