@@ -91,13 +91,14 @@ def lexicon(material: Material) -> list[str]:
 
 
 def normal(column: str) -> "pl.Expr":
-    """Words in lower case, without hyphens, apostrophes and plural endings ("T-Shirts", "watches": tshirt, watch).
+    """Words in lower case, without apostrophes and plural endings ("T-Shirts", "flip-flops": tshirt, flip and flop).
 
     Each word has a blank of its own on both sides, so entries next to each other in a text do not share one.
     """
     import polars as pl
 
-    text = pl.col(column).str.normalize("NFKC").str.to_lowercase().str.replace_all(r"['’\-]", "")
+    text = pl.col(column).str.normalize("NFKC").str.to_lowercase().str.replace_all("['’]", "")
+    text = text.str.replace_all(r"\b(\p{L})-", "${1}")  # one letter belongs to its word, other hyphens part words
     words = text.str.replace_all(r"[^\p{L}\p{N}]+", "  ").str.strip_chars(" ")
     singular = words.str.replace_all(r"(ch|sh|ss|x|z)es\b", "${1}").str.replace_all(r"(\p{L}{2}[^s\s])s\b", "${1}")
     return (" " + singular + " ").alias(column)
