@@ -303,7 +303,9 @@ def test_behaviour_over_a_real_catalogue_is_labelled(tiny: Dataset, tmp_path: Pa
     assert all(made.simulated[file] for file in ("events", "impressions", "truth"))
     assert made.facts["styles"] == 20
     assert made.facts["drives"] == "category+use"
-    with pytest.raises(DataError, match=r"no item has a value of 'colour'; there are: category, division, department, type, use"):
+    with pytest.raises(
+        DataError, match=r"no item has a value of 'colour'; there are: category, division, department, type, use"
+    ):
         simulate_behaviour(tiny.folder, tmp_path / "bad", by=("colour",), config=config)
     with pytest.raises(DataError, match="exists already"):
         simulate_behaviour(tiny.folder, made.folder, by=("use",), config=config)

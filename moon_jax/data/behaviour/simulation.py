@@ -72,9 +72,9 @@ class Simulation:
         self._searches = None if searches is None else _by_style(searches, self.labels)
         self._rng = np.random.default_rng([config.seed, _BLOCKS])
         self.personas = draw_personas(len(self.labels), config, self._rng)
-        self._pick = Popularity(style_I, config.zipf_items, self._rng, available_I)
+        self.popularity = Popularity(style_I, config.zipf_items, self._rng, available_I)
         self.effect_I = np.round(config.popularity_effect * self._rng.standard_normal(len(style_I)), 4)
-        self.start = max(START, self._pick.complete_from)
+        self.start = max(START, self.popularity.complete_from)
         self.weights = config.lag_weights()
         self._clicks: tuple[float, float] | None = None
         self._answers = Answers(config)
@@ -135,15 +135,15 @@ class Simulation:
         past_UxJ = np.repeat(past_UxP, config.page, axis=1)[:, : config.impressions]
         longest = int(past_UxJ.max())
         style_UxE = draw_rows(self.personas.events, persona_U, longest, rng)
-        item_UxE = self._pick(style_UxE, rng)
+        item_UxE = self.popularity(style_UxE, rng)
         style_UxJ = draw_rows(self.personas.targets, persona_U, config.impressions, rng)
-        item_UxJ = self._pick(style_UxJ, rng)
+        item_UxJ = self.popularity(style_UxJ, rng)
         gap_UxE = np.rint(np.exp(rng.normal(LOG_GAP, GAP_SPREAD, (count, longest + 1)))).astype(np.int64) + 2
         time_UxE = self.start + joins_U[:, None] + np.cumsum(gap_UxE, axis=1)
         # An impression comes half-way to the next event.
         time_UxJ = np.take_along_axis(time_UxE, past_UxJ - 1, 1) + np.take_along_axis(gap_UxE, past_UxJ, 1) // 2
-        self._pick.redraw_early(item_UxE, style_UxE, time_UxE[:, :longest], extra)
-        self._pick.redraw_early(item_UxJ, style_UxJ, time_UxJ, extra)
+        self.popularity.redraw_early(item_UxE, style_UxE, time_UxE[:, :longest], extra)
+        self.popularity.redraw_early(item_UxJ, style_UxJ, time_UxJ, extra)
         return _Draws(first, persona_U, past_UxJ, style_UxE, item_UxE, style_UxJ, item_UxJ, time_UxE, time_UxJ)
 
     def _block(self, drawn: _Draws, rng: np.random.Generator, extra: np.random.Generator) -> "dict[str, pl.DataFrame]":
@@ -157,7 +157,7 @@ class Simulation:
         recent_NxL = np.where(at_NxL >= 0, drawn.style_UxE.astype(np.int32)[user_N[:, None], at_NxL], -1)
         effect_N, told_N = self.effect_I[item_N], ((recent_NxL[:, : config.stop] == target_N[:, None]) * weights).sum(1)
         if config.clicks_follow == "popularity":
-            told_N = -np.log1p(self._pick.rank_I[item_N])
+            told_N = -np.log1p(self.popularity.rank_I[item_N])
         if self._clicks is None:
             self._clicks = calibrate(effect_N, told_N, config.auc, config.click_rate)
         bias, gain = self._clicks
@@ -195,7 +195,7 @@ class Simulation:
                 **{f"bayes_{length}": np.round(bayes[length], 6) for length in LENGTHS},
             }
         )
-        slices = {"tail_items": self._pick.tail_I[item_N]}
+        slices = {"tail_items": self.popularity.tail_I[item_N]}
         if self._available_I is not None:
             slices["new_items"] = self._available_I[item_N] > self.start
         self._answers.add(impressions, truth, past_N, slices)
