@@ -35,7 +35,7 @@ class Prepared:
         path = self.folder / f"{name}.npy"
         if name.startswith("_") or not path.exists():
             raise AttributeError(name)
-        array = np.load(path, mmap_mode="r")
+        array = np.load(path, mmap_mode="r", allow_pickle=False)
         self.__dict__[name] = array  # a memory map is opened once
         return array
 

@@ -61,7 +61,9 @@ def application(
     same impressions: `bayes_auc`, `bayes_gauc`, and the paired difference of GAUC with its standard error over users.
     """
     behaviour = read_behaviour(files["items"], files["events"], files["impressions"])
-    table_NxD = np.load(inputs["embed"] / "items.npy").astype(np.float32) if "embed" in inputs else None
+    table_NxD = (
+        np.load(inputs["embed"] / "items.npy", allow_pickle=False).astype(np.float32) if "embed" in inputs else None
+    )
     if table_NxD is not None:
         table_NxD /= np.maximum(np.linalg.norm(table_NxD, axis=1, keepdims=True), 1e-6)
     model = CtrConfig(

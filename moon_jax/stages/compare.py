@@ -24,7 +24,9 @@ def compare(
     report: Callable[..., None],
 ) -> dict[str, Any]:
     """Step function: `gauc_gain` of "application" over "baseline" and its standard error over users, paired."""
-    ours, theirs = (np.load(inputs[name] / "predictions.npz") for name in ("application", "baseline"))
+    ours, theirs = (
+        np.load(inputs[name] / "predictions.npz", allow_pickle=False) for name in ("application", "baseline")
+    )
     if not np.array_equal(ours["impression_id"], theirs["impression_id"]):
         raise ValueError("the two runs were tested on different impressions")
     gain, error = paired_gauc(ours["clicked"], ours["p"], theirs["p"], ours["user"])

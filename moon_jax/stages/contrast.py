@@ -35,7 +35,10 @@ def contrast(
         same and np.array_equal(item_ids, baseline_ids) and all(map(np.array_equal, ours.relevant, theirs.relevant))
     ):
         raise ValueError("the two encoders were tested on different queries or galleries; process in train scope alone")
-    hits_Q, baseline_Q = (np.load(inputs[name] / "image_hits.npy").astype(np.float64) for name in ("embed", "baseline"))
+    hits_Q, baseline_Q = (
+        np.load(inputs[name] / "image_hits.npy", allow_pickle=False).astype(np.float64)
+        for name in ("embed", "baseline")
+    )
     difference_Q = hits_Q - baseline_Q
     return {
         "hit_gain": float(difference_Q.mean()),

@@ -75,10 +75,10 @@ def clearance(
     Returns `hit_over_pixel`, `hit_over_pixel_colour` (difference of hit@10) and each `_se`, the standard error of a mean
     of paired differences over queries.
     """
-    ours_Q = np.load(inputs["embed"] / "image_hits.npy").astype(np.float64)
+    ours_Q = np.load(inputs["embed"] / "image_hits.npy", allow_pickle=False).astype(np.float64)
     out = {}
     for floor in ("pixel", "pixel_colour"):
-        difference_Q = ours_Q - np.load(inputs["floors"] / f"{floor}_hits.npy")
+        difference_Q = ours_Q - np.load(inputs["floors"] / f"{floor}_hits.npy", allow_pickle=False)
         out[f"hit_over_{floor}"] = float(difference_Q.mean())
         out[f"hit_over_{floor}_se"] = float(difference_Q.std(ddof=1) / np.sqrt(difference_Q.size))
     return out

@@ -113,8 +113,8 @@ def _with_optional_columns(queries: "pl.DataFrame") -> "pl.DataFrame":
 
 def twins(folder: Path, image_row_Q: Array, item_Q: Array, held_P: Array) -> Array:
     """bool Q: held-out photo queries whose thumbnail is near-identical to a gallery item's other than their own."""
-    item_thumbs = thumbnails(np.load(folder / "item_images.npy", mmap_mode="r"))
-    photos = np.load(folder / "query_images.npy", mmap_mode="r")
+    item_thumbs = thumbnails(np.load(folder / "item_images.npy", mmap_mode="r", allow_pickle=False))
+    photos = np.load(folder / "query_images.npy", mmap_mode="r", allow_pickle=False)
     out = np.zeros(image_row_Q.size, bool)
     asked = np.unique(held_P[image_row_Q[held_P] >= 0])
     for start in range(0, asked.size, 256):
