@@ -1,6 +1,8 @@
 """Reading Parquet tables, whole or in batches, and digesting what they say, apart from how they are stored."""
 
 import hashlib
+import os
+import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import lru_cache
@@ -27,11 +29,37 @@ def reading(path: Path) -> Iterator[None]:
     import polars as pl
 
     try:
-        yield
+        with _unprinted_panics():
+            yield
     except pl.exceptions.ColumnNotFoundError as error:
         raise DataError(f"{path}: lacks a column: {one_line(error)}") from error
     except (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError) as error:
         raise DataError(f"{path}: not readable as Parquet: {one_line(error)}") from error
+
+
+@contextmanager
+def _unprinted_panics() -> Iterator[None]:
+    """Over some damage polars' threads panic: their backtrace goes to stderr before Python hears of it, and would bury the
+    one line that says what is wrong. Whatever else was printed meanwhile is printed after."""
+    import polars as pl
+
+    try:
+        stderr = os.dup(2)
+    except OSError:  # there is none
+        yield
+        return
+    with tempfile.TemporaryFile() as kept:
+        os.dup2(kept.fileno(), 2)
+        try:
+            yield
+        except pl.exceptions.PanicException:
+            kept.truncate(0)
+            raise
+        finally:
+            os.dup2(stderr, 2)
+            os.close(stderr)
+            kept.seek(0)
+            os.write(2, kept.read())
 
 
 def shards(path: Path) -> list[Path]:
@@ -75,10 +103,18 @@ def read_schema(path: Path) -> "pl.Schema":
 
 def count_rows(path: Path) -> int:
     """Rows of a Parquet file or folder of shards, from its metadata."""
+    return _count_once(path, stamps(path))
+
+
+@lru_cache(maxsize=1024)
+def _count_once(path: Path, stamps: tuple[tuple[int, int], ...]) -> int:
     import polars as pl
 
-    with reading(path):
-        return int(pl.scan_parquet(shards(path), glob=False).select(pl.len()).collect().item())
+    rows = 0
+    for shard in shards(path):
+        with reading(shard):
+            rows += int(pl.scan_parquet(shard, glob=False).select(pl.len()).collect().item())
+    return rows
 
 
 def batches(
@@ -145,7 +181,7 @@ def _digest_once(path: Path, stamps: tuple[tuple[int, int], ...]) -> str:
         kept = [read_table(path, [name])[name]] if whole else None  # one column: images alone may fill the memory
         try:
             _digest_values(digest, (lambda k=kept: iter(k)) if kept else (lambda n=name: chunks(n)), name)  # type: ignore[misc]
-        except (pl.exceptions.PolarsError, pl.exceptions.PanicException) as error:
+        except (TypeError, pl.exceptions.PolarsError, pl.exceptions.PanicException) as error:
             raise DataError(f"{path}: column {name!r} of type {schema[name]} has no logical digest") from error
     return digest.hexdigest()
 
@@ -214,7 +250,7 @@ def _digest_numbers(digest: "hashlib._Hash", column: "pl.Series", name: str) -> 
         return
     values = column.to_physical().to_numpy()
     if values.dtype.kind not in "iuf":
-        raise DataError(f"column {name!r} of type {column.dtype} has no logical digest")
+        raise TypeError(f"column {name!r} of type {column.dtype} is no column of numbers")
     digest.update(np.ascontiguousarray(values).astype(values.dtype.newbyteorder("<"), copy=False).tobytes())
 
 

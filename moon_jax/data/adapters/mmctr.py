@@ -29,7 +29,8 @@ from moon_jax.data.writing import DatasetWriter
 if TYPE_CHECKING:
     import polars as pl
 
-_LOG = {"user_id": "int", "item_seq": "list<int>", "item_id": "int", "likes_level": "int", "views_level": "int"}
+_LEVELS = ("likes_level", "views_level")
+_LOG = {"user_id": "int", "item_seq": "list<int>", "item_id": "int", **dict.fromkeys(_LEVELS, "int")}
 _INFO = {"item_id": "int", "item_tags": "list<int>", "item_emb_d128": "list<number>"}
 _HELD_OUT = 0.1  # of the training users, where the published test has no labels
 WIDTH = 128
@@ -157,6 +158,7 @@ def _write_impressions(
     faults = {
         **{f"{name} is null": pl.col(name).is_null() for name in ("user_id", "item_id", "item_seq", "label")},
         "label is neither 0 nor 1": ~pl.col("label").is_in([0, 1]),
+        **{f"{name} is not of 0..10": ~pl.col(name).is_between(0, 10).fill_null(False) for name in _LEVELS},
     }
     for part in sound_batches(path, columns, faults, writer.quarantine, "impressions", rows=50_000):
         history = pl.col("item_seq").cast(pl.List(pl.Int64)).list.eval(pl.element().filter(pl.element() != 0))
@@ -175,7 +177,7 @@ def _write_impressions(
                 pl.int_range(start, start + pl.len(), dtype=pl.Int64).alias("impression_id"),
                 pl.col("user_id", "item_id").cast(pl.Int64),
                 "history",
-                pl.col("likes_level", "views_level").cast(pl.Int16),
+                pl.col(*_LEVELS).cast(pl.Int8),
                 (pl.col("label") == 1).alias("clicked"),
                 pl.when(pl.col("user_id").is_in(held.implode()))
                 .then(pl.lit("valid"))
