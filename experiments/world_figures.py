@@ -1,6 +1,7 @@
 """Figures of a planted world: what is in it, and what is known of it."""
 
 from collections.abc import Mapping, Sequence
+from textwrap import fill
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -26,7 +27,7 @@ def products_figure(products: Sequence[Mapping[str, Any]]) -> "Figure":
             ax.axis("off")
         for column, (photo, title) in enumerate(product["variants"]):
             _picture(axes[row, column], photo)
-            axes[row, column].set_title(_wrapped(title, 21), fontsize=9, y=-0.08, va="top")
+            axes[row, column].set_title(fill(title, 21), fontsize=9, y=-0.08, va="top")
         for column, photo in enumerate(product["photos"], variants):
             _picture(axes[row, column], photo)
         told = "\n".join(f"“{text}”" for text in product["queries"])
@@ -44,7 +45,8 @@ def history_figure(shown: Array, events: Sequence[Array | None], matches: Array,
     """
     rows = -(-len(events) // 16)
     figure = new_figure(9.6, 0.66 * rows + 0.5)
-    left, right = figure.subfigures(1, 2, width_ratios=[1, 6.4])
+    panels: Any = figure.subfigures(1, 2, width_ratios=[1, 6.4])
+    left, right = panels
     ax = left.subplots()
     _picture(ax, shown)
     ax.set_title("shown", fontsize=9, color=GREY)
@@ -73,10 +75,12 @@ def history_figure(shown: Array, events: Sequence[Array | None], matches: Array,
 
 def weights_figure(weights: Array) -> "Figure":
     """What the event at each lag adds to s."""
+    from matplotlib.ticker import MaxNLocator
+
     figure = new_figure(6.8, 2.9)
     ax = figure.subplots()
     ax.bar(np.arange(1, len(weights) + 1), weights, width=0.9, color=BLUE)
-    ax.yaxis.get_major_locator().set_params(integer=True)
+    ax.yaxis.set_major_locator(MaxNLocator(integer=True))
     ax.set(xlabel="lag: the l-th last event", ylabel="weight")
     return _plain(ax)
 
@@ -172,9 +176,3 @@ def _picture(ax: "Axes", photo: Array) -> None:
 def _plain(ax: "Axes") -> "Figure":
     ax.spines[["top", "right"]].set_visible(False)
     return ax.figure  # type: ignore[return-value]
-
-
-def _wrapped(text: str, width: int) -> str:
-    from textwrap import fill
-
-    return fill(text, width)
