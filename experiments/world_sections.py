@@ -190,9 +190,8 @@ def weights(world: World) -> Section | None:
     half = int(np.searchsorted(np.cumsum(weights), weights.sum() / 2)) + 1
     return Section(
         "How much the event at each lag tells",
-        text="The weights are integers, the same from lag 2^(k-1) + 1 to 2^k. They fade slowly: interests recur after "
-        f"long pauses, and half of all weight lies beyond lag {half}. Whoever looks back {world.facts['stop']} events "
-        "has seen all that tells.",
+        text="The weights are integers, the same from lag 2^(k-1) + 1 to 2^k. Half of all weight stands within "
+        f"the last {half} events; whoever looks back {world.facts['stop']} has seen all that tells.",
         figure=figures.weights_figure(weights),
     )
 
@@ -222,8 +221,8 @@ def best_predictions(world: World) -> Section:
     return Section(
         "The best possible prediction at each history length",
         text="Whoever sees the last L events, and knows all that was planted, can predict no better than the mean of "
-        "the click probability over all that was not seen, computed exactly. A model above this line has made a "
-        f"mistake; beyond L = {world.facts['stop']} nothing is left to gain.\n\n"
+        "the click probability over all that was not seen, computed exactly. A model above this line, beyond chance, has "
+        f"seen what it should not; beyond L = {world.facts['stop']} nothing is left to gain.\n\n"
         "The figure shows the AUC to expect for what is examined, the table AUC and GAUC on the clicks as drawn. "
         "Tail items are the less popular half of their style, new items came while the log ran, cold users have "
         "fewer than 16 events behind them.",

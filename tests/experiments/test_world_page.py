@@ -17,7 +17,7 @@ ALWAYS = (
     "Products, their variants",
     "Attributes",
     "Searches, and what came",
-    "A user's history",
+    "history, and what it tells",
     "best possible",
     "Files",
 )
