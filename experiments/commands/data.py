@@ -1,4 +1,4 @@
-"""Datasets: make, import, simulate, check, picture."""
+"""Datasets: make, import, process, simulate, check, picture."""
 
 import sys
 from dataclasses import dataclass
@@ -141,6 +141,48 @@ available_from, and those of other tables as pairs.item_id."""
 
 
 @dataclass
+class ProcessCommand:
+    """Process a dataset: named transformations, in the order given, into a new contract directory, each reported.
+
+      exact_images       photos of the same decoded pixels, of items and of queries
+      perceptual_images  photos alike to the eye: difference hash, then thumbnails
+      near_titles        titles and texts that share most of their words in order (MinHash)
+      variants           items of one product are merged into one
+      similarity         of several queries for an item the least similar stays (needs --vectors)
+      exposure           categories sampled down to their share of what users are shown
+      entities           titles and texts that name fewer than two entities
+      hard_negatives     hard negatives of each query: kind=category, clicked or mined (mined needs --vectors)
+
+    Training pairs alone change: valid, test and the gallery stay, so that results compare; scope=all changes all.
+
+    Examples: moon data process data/fashion data/clean --with exact_images --with entities:least=3
+              moon data process data/fashion data/merged --with variants:scope=all
+              moon data process data/fashion data/hard --with hard_negatives:kind=mined --vectors runs/steps/represent-...
+    """
+
+    source: Positional[Annotated[Path, arg(metavar="SRC")]]
+    folder: Positional[Annotated[Path, arg(metavar="DIR")]]
+    transformations: Annotated[
+        tyro.conf.UseAppendAction[tuple[str, ...]], arg(name="with", metavar="NAME[:SETTING=VALUE,...]")
+    ] = ()
+    """A transformation, once for each. A killed command goes on where it was when it is called again."""
+    vectors: Path | None = None
+    """Representations: the folder of a represent step's result."""
+
+    def __call__(self) -> int:
+        from moon_jax.data.processing import Report, Vectors, process_dataset
+        from moon_jax.data.processing.naming import parse_transformation
+
+        chosen = [parse_transformation(text) for text in self.transformations]
+        vectors = None if self.vectors is None else Vectors.read(self.vectors)
+        with bar("processing") as progress:
+            dataset = process_dataset(self.source, self.folder, chosen, vectors=vectors, progress=progress)
+        for report in dataset.facts["processing"]["transformations"]:
+            say("\n".join(Report.read(report).lines()))
+        return told(dataset)
+
+
+@dataclass
 class SimulateCommand:
     """Simulate behaviour over a real catalogue (labelled simulated everywhere): events, impressions, known clicks.
 
@@ -196,6 +238,7 @@ class DataCommand:
     do: tyro.conf.OmitSubcommandPrefixes[
         Annotated[WorldCommand, subcommand("world")]
         | Annotated[ImportCommand, subcommand("import")]
+        | Annotated[ProcessCommand, subcommand("process")]
         | Annotated[SimulateCommand, subcommand("simulate")]
         | Annotated[CheckCommand, subcommand("check")]
         | Annotated[PictureCommand, subcommand("picture")]

@@ -1,15 +1,18 @@
 """The distribution of training pairs over categories matched to what is shown to users."""
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
+from moon_jax.data.contract import DataError
 from moon_jax.data.processing.grouping import mix64
 from moon_jax.data.processing.material import Material
 from moon_jax.data.processing.shards import scan
 from moon_jax.data.processing.transformation import Decision, Transformation
 from moon_jax.data.processing.working import Working
+from moon_jax.data.tables import one_line
 
 if TYPE_CHECKING:
     import polars as pl
@@ -98,6 +101,18 @@ class MatchExposure(Transformation):
         once = pairs.select("category").unique().with_columns(share=pl.lit(1.0))
         there = counted.join(category, on="item_id").select("category", pl.col("share").cast(pl.Float64))
         return pl.concat([once, there]).group_by("category").agg(pl.col("share").sum())
+
+
+def read_exposure(path: Path) -> tuple[tuple[str, float], ...]:
+    """(category, share) of a CSV or Parquet table with these two columns, by name. Raises DataError."""
+    import polars as pl
+
+    try:
+        table = pl.read_parquet(path) if path.suffix == ".parquet" else pl.read_csv(path)
+        shares = table.select(pl.col("category").cast(pl.String), pl.col("share").cast(pl.Float64)).drop_nulls()
+    except (pl.exceptions.PolarsError, OSError) as error:
+        raise DataError(f"{path}: not a table with columns category and share ({one_line(error)})") from error
+    return tuple(sorted(shares.rows()))
 
 
 def quota(pairs_C: Array, share_C: Array, short: float) -> float:
