@@ -15,7 +15,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from moon_jax.data import tables as data_tables
+from moon_jax.data.checking.findings import LISTED
 from moon_jax.data.contract import DataError, Dataset, check, logical_digest, open_dataset, write_dataset
+from moon_jax.data.quarantine import Quarantine
+from moon_jax.data.tables import batches, read_table
+from moon_jax.data.writing import DatasetWriter
 
 Plant = Callable[[dict[str, pl.DataFrame]], None]
 
@@ -195,6 +200,27 @@ def test_the_digest_ignores_how_a_table_is_stored(tmp_path: Path, rows: list[dic
 
 
 @reuse_folder
+@given(rows=ROWS, cut=st.integers(0, 12), size=st.integers(1, 12))
+def test_a_table_read_in_batches_is_the_table(tmp_path: Path, rows: list[dict[str, Any]], cut: int, size: int) -> None:
+    """Batches are its rows in order, and the digest of a table too large to hold is that of one held."""
+    shutil.rmtree(tmp_path)
+    (tmp_path / "x.parquet").mkdir(parents=True)
+    table = pl.DataFrame(rows, schema=SCHEMA)
+    table.head(cut).write_parquet(tmp_path / "x.parquet" / "0.parquet")
+    table.slice(cut).write_parquet(tmp_path / "x.parquet" / "1.parquet")
+    parts = list(batches(tmp_path / "x.parquet", rows=size))
+    assert [start for start, _ in parts] == sorted(start for start, _ in parts)
+    assert all(part.equals(table.slice(start, part.height)) for start, part in parts)
+    assert sum(part.height for _, part in parts) == table.height
+    held = logical_digest(tmp_path / "x.parquet")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(data_tables, "WHOLE_ROWS", -1)
+        patch.setattr(data_tables, "_batch_rows", lambda shard, height: size)
+        data_tables._digest_once.cache_clear()
+        assert logical_digest(tmp_path / "x.parquet") == held
+
+
+@reuse_folder
 @given(one=ROWS, two=ROWS)
 def test_different_tables_have_different_digests(
     tmp_path: Path, one: list[dict[str, Any]], two: list[dict[str, Any]]
@@ -234,6 +260,113 @@ def test_shards_serve_as_a_file(tmp_path: Path) -> None:
     tables()["items"].slice(1).write_parquet(items / "1.parquet")
     assert check(tmp_path / "set") == []  # its digest is unchanged, too
     assert open_dataset(tmp_path / "set").read("items", ["item_id"])["item_id"].to_list() == [1, 2, 3]
+
+
+def writer(folder: Path, **changed: Any) -> DatasetWriter:
+    fields: dict[str, Any] = {"name": "x", "source": "a test", "licence": "none", "split_rule": "", "forms": {}}
+    return DatasetWriter(folder, simulated={"items": True, "pairs": True}, **(fields | changed))
+
+
+def test_a_dataset_is_written_in_shards(tmp_path: Path) -> None:
+    whole = write(tmp_path / "whole", {"items": tables()["items"]})
+    with writer(tmp_path / "set") as growing:
+        growing.add("items", tables()["items"].head(1))
+        growing.add("items", tables()["items"].slice(1).lazy())
+        assert growing.rows("items") == 3
+        assert [part["item_id"].to_list() for _, part in growing.written("items", ["item_id"])] == [[1], [2, 3]]
+        growing.facts["said"] = "late"
+        assert not (tmp_path / "set").exists()
+    assert growing.dataset.digests == whole.digests
+    assert growing.dataset.facts == {"said": "late"}
+    assert sorted(path.name for path in (tmp_path / "set" / "items.parquet").iterdir()) == [
+        "part-00000.parquet",
+        "part-00001.parquet",
+    ]
+    assert check(tmp_path / "set") == []
+
+
+def test_rows_that_are_few_wait_for_a_shard(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with writer(tmp_path / "one") as growing:
+        for row in range(3):
+            growing.gather("items", tables()["items"].slice(row, 1))
+        assert growing.rows("items") == 3
+    assert (tmp_path / "one" / "items.parquet").is_file()
+    monkeypatch.setattr("moon_jax.data.writing.SHARD_BYTES", 1)
+    with writer(tmp_path / "two") as growing:
+        for row in range(3):
+            growing.gather("items", tables()["items"].slice(row, 1))
+    assert (tmp_path / "two" / "items.parquet").is_dir()
+    assert open_dataset(tmp_path / "one").digests == open_dataset(tmp_path / "two").digests
+
+
+@pytest.mark.parametrize(
+    ("file", "shards", "told"),
+    [
+        ("items", lambda: [tables()["items"], tables()["items"].drop("title")], "shard 1 has the columns"),
+        ("truth", lambda: [tables()["truth"]], "simulated; missing: truth"),
+        ("clicks", lambda: [tables()["truth"]], "knows no file 'clicks'"),
+    ],
+)
+def test_a_broken_off_writer_leaves_nothing(
+    tmp_path: Path, file: str, shards: Callable[[], list[pl.DataFrame]], told: str
+) -> None:
+    def attempt() -> None:
+        with writer(tmp_path / "set") as growing:
+            for shard in shards():
+                growing.add(file, shard)
+
+    with pytest.raises(DataError, match=told):
+        attempt()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_quarantine_is_kept_counted_and_limited(tmp_path: Path) -> None:
+    with writer(tmp_path / "set") as growing:
+        growing.add("items", tables()["items"])
+        growing.quarantine.put("items", Path("a/b.csv"), [7, 3], "is odd")
+        growing.quarantine.put("pairs", "c.csv", [None], "is empty")
+        growing.quarantine.require_few("items", 100)
+    assert growing.dataset.quarantined == {"items": 2, "pairs": 1}
+    noted = pl.read_parquet(tmp_path / "set" / "quarantine.parquet")
+    assert noted.rows() == [
+        ("items", "b.csv", 3, "is odd"),
+        ("items", "b.csv", 7, "is odd"),
+        ("pairs", "c.csv", None, "is empty"),
+    ]
+
+
+@given(rows=st.integers(1, 100_000), bad=st.integers(0, 2_000))
+def test_one_in_a_hundred_or_ten_may_be_left_out(rows: int, bad: int) -> None:
+    quarantine = Quarantine()
+    quarantine.put("items", "a.csv", range(bad), "is odd")
+    quarantine.put("pairs", "a.csv", range(5_000), "counts for another file")
+    if bad > max(10, rows // 100):
+        with pytest.raises(DataError, match=f"a.csv, row 0: is odd; {bad} of {rows} rows for items"):
+            quarantine.require_few("items", rows)
+    else:
+        quarantine.require_few("items", rows)
+
+
+def test_a_rule_that_all_rows_break_is_told_and_counted(tmp_path: Path) -> None:
+    given = tables()
+    given["pairs"] = pl.concat([given["pairs"]] * 1000).with_columns(item_id=pl.lit(77))
+    write(tmp_path / "set", given)
+    found = [str(fault) for fault in check(tmp_path / "set")]
+    assert len(found) == LISTED + 1
+    assert found[0] == "pairs, row 0: unknown item_id 77"
+    assert found[-1] == "pairs: 2000 more rows: unknown item_id"
+
+
+def test_no_table_leads_out_of_its_dataset(tmp_path: Path) -> None:
+    write(tmp_path / "set", tables())
+    items = tmp_path / "set" / "items.parquet"
+    items.rename(tmp_path / "elsewhere.parquet")
+    items.mkdir()
+    (items / "0.parquet").symlink_to(tmp_path / "elsewhere.parquet")
+    with pytest.raises(DataError, match=r"0\.parquet: a shard must be a file of its own"):
+        open_dataset(tmp_path / "set")
+    with pytest.raises(DataError, match="a shard must be"):
+        read_table(items)
 
 
 def set_value(file: str, row: int, column: str, value: object) -> Plant:
@@ -295,6 +428,64 @@ FAULTS: list[tuple[Plant, str, int | None, str]] = [
         "impressions",
         None,
         "needs a column 'timestamp'",
+    ),
+]
+
+
+def with_table(file: str, columns: dict[str, Any]) -> Plant:
+    return lambda given: given.__setitem__(file, pl.DataFrame(columns))
+
+
+SPLIT = ["train", "valid", "test"]
+FAULTS += [
+    (with_table("users", {"user_id": [1, 2, 2]}), "users", 2, "duplicate user_id 2"),
+    (with_table("users", {"user_id": [1, 9]}), "events", 2, "unknown user_id 2"),
+    (with_table("users", {"user_id": [1, 2], "age": [1.0, float("inf")]}), "users", 1, "age is not a finite number"),
+    (
+        with_table("relevance", {"query_id": [0, 0, 1], "item_id": [1, 1, 2], "grade": [1, 0, 1], "split": SPLIT}),
+        "relevance",
+        1,
+        "duplicate query_id with item_id 0 with 1",
+    ),
+    (
+        with_table("relevance", {"query_id": [0, 1], "item_id": [1, 1], "grade": [1, 0], "split": SPLIT[:2]}),
+        "relevance",
+        None,
+        "split 'test' is empty",
+    ),
+    (with_table("embeddings", {"item_id": [1, 7], "embedding": [[0.1], [0.2]]}), "embeddings", 1, "unknown item_id 7"),
+    (
+        with_table("embeddings", {"item_id": [1, 2], "embedding": [[0.1], [0.2, 0.3]]}),
+        "embeddings",
+        None,
+        "lengths: 1, 2",
+    ),
+    (with_table("embeddings", {"item_id": [1], "embedding": [[5]]}), "embeddings", None, "needs a column 'scale'"),
+    (
+        with_table("embeddings", {"item_id": [1, 2], "embedding": [[5], [6]], "scale": [1.0, 0.0]}),
+        "embeddings",
+        1,
+        "scale is not above 0",
+    ),
+    (
+        with_table("hard_negatives", {"query_id": [0, 1], "item_id": [2, 2], "kind": ["category"] * 2}),
+        "hard_negatives",
+        1,
+        "item_id 2 is a positive of its query",
+    ),
+    (
+        replace_table("items", lambda t: t.with_columns(available_from=pl.Series([None, 12, 99]))),
+        "impressions",
+        1,
+        "is before its item is there: item_id 3",
+    ),
+    (
+        replace_table(
+            "impressions", lambda t: t.with_columns(history=pl.Series([[], [7], []], dtype=pl.List(pl.Int64)))
+        ),
+        "impressions",
+        1,
+        "unknown item_id 7 in history",
     ),
 ]
 
