@@ -73,7 +73,7 @@ def test_a_killed_run_goes_on_where_it_was(
     calls: list[str] = []
     original = photos.signature
 
-    def counted(encoded: bytes, place: str) -> tuple[bytes, int, bytes]:
+    def counted(encoded: bytes, place: str) -> tuple[bytes, bytes, bytes]:
         calls.append(place)
         return original(encoded, place)
 

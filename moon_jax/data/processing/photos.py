@@ -2,6 +2,7 @@
 
 import hashlib
 import io
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
@@ -187,29 +188,36 @@ def signatures(frame: "pl.DataFrame", table: str, before: int) -> "pl.DataFrame"
             "id": frame[key].cast(pl.Int64),
             "words": words,
             "pixels": pl.Series([pixels for pixels, _, _ in seen], dtype=pl.Binary),
-            "hash": pl.Series([value for _, value, _ in seen], dtype=pl.UInt64),
+            "hash": pl.Series(difference_hashes([light for _, light, _ in seen]), dtype=pl.UInt64),
             "thumb": pl.Series([thumb for _, _, thumb in seen], dtype=pl.Binary),
         }
     )
 
 
-def signature(encoded: bytes, place: str) -> tuple[bytes, int, bytes]:
-    """(digest of the decoded pixels and their size, difference hash, RGB thumbnail as bytes) of an encoded photo."""
+def difference_hashes(lights: Sequence[bytes]) -> Array:
+    """uint64 N: of 8 rows of 9 luminances each, which of two neighbours is the lighter."""
+    light_Nx8x9 = np.frombuffer(b"".join(lights), np.uint8).reshape(-1, 8, 9)
+    bits_Nx8 = np.packbits(light_Nx8x9[:, :, 1:] > light_Nx8x9[:, :, :-1], axis=2)
+    return bits_Nx8.reshape(-1, 8).view(">u8")[:, 0].astype(np.uint64)
+
+
+def signature(encoded: bytes, place: str) -> tuple[bytes, bytes, bytes]:
+    """(digest of the decoded pixels and their size, 8 x 9 luminances, RGB thumbnail) of an encoded photo, as bytes."""
     from PIL import Image
 
     try:
         with Image.open(io.BytesIO(encoded), formats=FORMATS) as image:
             if image.width * image.height > MAX_PIXELS:  # by its header, before anything is decoded
                 raise DataError(f"{place}: image of {image.width} x {image.height} pixels is oversized")
-            whole = image.convert("RGBA")
+            whole = image.convert("RGBA" if image.has_transparency_data else "RGB")
     except DataError:
         raise
     except Exception as error:  # decoders raise many kinds: OSError, SyntaxError, struct.error, ...
         raise DataError(f"{place}: image does not decode ({type(error).__name__}); run `moon data check`") from None
-    digest = hashlib.blake2b(f"{whole.size}".encode() + whole.tobytes(), digest_size=16).digest()
+    if whole.mode == "RGBA" and whole.getextrema()[3] == (255, 255):
+        whole = whole.convert("RGB")  # nothing is transparent: the same pixels as without that channel
+    digest = hashlib.blake2b(f"{whole.mode} {whole.size}".encode() + whole.tobytes(), digest_size=16).digest()
     seen = whole.convert("RGB")
     # Bilinear averages over whole areas, so that a resized copy gives nearly the same values; box does not.
-    light = np.asarray(seen.convert("L").resize((9, 8), Image.Resampling.BILINEAR), np.int16)
-    bits = np.packbits(light[:, 1:] > light[:, :-1])
-    thumb = seen.resize((SIDE, SIDE), Image.Resampling.BILINEAR).tobytes()
-    return digest, int.from_bytes(bits.tobytes(), "big"), thumb
+    light = seen.convert("L").resize((9, 8), Image.Resampling.BILINEAR).tobytes()
+    return digest, light, seen.resize((SIDE, SIDE), Image.Resampling.BILINEAR).tobytes()
