@@ -68,7 +68,7 @@ class Law:
 
     def values(self, axes: np.ndarray, params: np.ndarray) -> np.ndarray:
         """The law at axes (axes, n) for params (..., p): shape (..., n); infinite where wild params take it beyond floats."""
-        with np.errstate(over="ignore"):
+        with np.errstate(all="ignore"):
             return self.function(*axes, *(params[..., k, None] for k in range(len(self.params))))
 
 
