@@ -1,14 +1,15 @@
-"""Validation by extrapolation: leave out the largest x, predict it, move down, repeat; naive baselines beside it."""
+"""Validation by extrapolation: fit the smaller scales, foretell the larger ones; naive baselines beside it."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
+from analysis.fitted import Fit
 from analysis.fitting import fit
-from analysis.laws import Law, get_law
-from analysis.solver import Loss
+from analysis.laws import Law
 from analysis.table import TableError, done_rows, numeric_column
 
 if TYPE_CHECKING:
@@ -18,22 +19,28 @@ if TYPE_CHECKING:
 def leave_largest_out(
     table: pl.DataFrame,
     *,
-    x: str,
+    x: str | Sequence[str],
     y: str,
     law: str | Law = "power_floor",
-    transform: Literal["identity", "error"] = "identity",
-    cluster: str | None = None,
-    loss: Loss = "squares",
-    delta: float | None = None,
+    ahead: Literal["next", "all"] = "next",
+    most: int = 12,
     resamples: int = 500,
-    seed: int = 0,
+    **options: Any,
 ) -> pl.DataFrame:
-    """Predict each x from all smaller ones, as far down as the law still has more points than parameters.
+    """Foretell each x from all smaller ones, as far down as the law can still be fitted.
 
-    Returns one row for each x left out, largest first: `held_x`, `factor` (held x over the largest x fitted), `points`
-    fitted, `observed` (mean), then the relative errors `error` of the law, `error_last_value` and `error_log_line`,
-    `within` (runs inside the 95 % prediction interval) `of` how many, and the law's parameters: how its floor drifts
-    as points are added is read down that column.
+    Args:
+        table, x, y, law, options: as for `analysis.fit` (transform, cluster, loss, trials, ...). Of several axes the first is
+            cut. "auto" chooses anew at each cut, from the smaller scales alone.
+        ahead: "next" foretells the next larger x alone; "all" every larger one: the error against the factor.
+        most: of more different x than this, that many are cut at and foretold: evenly spread in log x, the largest among them.
+
+    Returns:
+        One row for each cut and x foretold, the largest cut first: `fitted_to`, `held_x`, `factor` (of these two), `points`
+        fitted, `observed` (mean), then the relative errors of means: `error` of the law, `error_last_value` (the mean at the
+        largest x fitted), `error_log_line` (least squares of y on the logs of the axes); `within` (runs inside the 95 %
+        prediction interval) `of` how many, `law`, and its parameters: how a floor drifts as points are added is read down
+        its column.
 
     Raises:
         TableError: as `fit`; or there is no x that can be left out.
@@ -48,29 +55,64 @@ def leave_largest_out(
     """
     import polars as pl
 
-    form = get_law(law)
+    if ahead not in ("next", "all"):
+        raise TableError(f"no ahead {ahead!r}; give next or all")
+    names = [x] if isinstance(x, str) else list(x)
     done, _ = done_rows(table)
-    scales = np.unique(numeric_column(done, x))
-    rows = []
-    for held_x in scales[::-1]:
-        part = done.filter(pl.col(x) <= held_x)
-        smaller = part.filter(pl.col(x) < held_x)
-        if smaller.height <= len(form.params) or smaller[x].n_unique() < max(2, len(form.params)):
-            break
-        made = fit(
-            part, x=x, y=y, law=form, transform=transform, cluster=cluster, loss=loss, delta=delta,
-            holdout="largest", resamples=resamples, seed=seed,
-        )  # fmt: skip
-        line = fit(smaller, x=x, y=y, law="log_line", transform=transform, resamples=0)
-        observed = float(made.points.y[made.points.held].mean())
-        last = made.points.y[made.points.x[0] == smaller[x].max()].mean()
-        held = made.holdout or {}
-        rows.append({
-            "held_x": float(held_x), "factor": held["factor"], "points": made.n, "observed": observed,
-            "error": float(made.predict(held_x)) / observed - 1, "error_last_value": float(last) / observed - 1,
-            "error_log_line": float(line.predict(held_x)) / observed - 1,
-            "within": held["within"], "of": held["of"], **made.params,
-        })  # fmt: skip
+    scales = _spread(np.unique(numeric_column(done, names[0])), most)
+    rows: list[dict[str, Any]] = []
+    for k in range(len(scales) - 1, 1, -1):
+        smaller = done.filter(pl.col(names[0]) < scales[k])  # between two cuts rows may lie that are fitted, too
+        try:
+            made = fit(smaller, x=names, y=y, law=law, resamples=resamples, **options)
+        except TableError as error:
+            if rows:
+                break
+            raise TableError(f"leave-largest-out, {names[0]} under {scales[k]:g}: {error}") from error
+        for held in scales[k:] if ahead == "all" else scales[k : k + 1]:
+            at = done.filter(pl.col(names[0]) == held)
+            rows.append(_foretold(made, at, names, law == "auto"))
     if not rows:
-        raise TableError(f"leave-largest-out: {form.name} needs more points below the largest {x!r} than there are")
-    return pl.DataFrame(rows)
+        raise TableError(f"leave-largest-out needs at least three different {names[0]!r}, there are {len(scales)}")
+    return pl.DataFrame(rows, infer_schema_length=None)
+
+
+def _spread(scales: np.ndarray, most: int) -> np.ndarray:
+    """At most so many of ascending scales: those nearest to an even grid in their logs, the ends kept."""
+    if len(scales) <= most:
+        return scales
+    logs = np.log(scales)
+    grid = np.linspace(logs[0], logs[-1], max(most, 3))
+    return np.asarray(scales[np.unique(np.abs(logs[:, None] - grid).argmin(axis=0))])
+
+
+def _foretold(made: Fit, at: pl.DataFrame, names: list[str], chosen: bool) -> dict[str, Any]:
+    axes = np.stack([numeric_column(at, name) for name in names])
+    measured = numeric_column(at, made.y)
+    seen = 1 - measured if made.transform == "error" else measured
+    mean, low, high = made.predict(axes if len(names) > 1 else axes[0], interval=made.level)
+    fitted_to = float(made.points.x[0].max())
+    last = made.points.y[made.points.x[0] == fitted_to]
+    held = float(axes[0, 0])
+    return {
+        "fitted_to": fitted_to,
+        "held_x": held,
+        "factor": held / fitted_to,
+        "points": made.n,
+        "observed": float(seen.mean()),
+        "error": float(mean.mean() / seen.mean() - 1),
+        "error_last_value": float(last.mean() / seen.mean() - 1),
+        "error_log_line": float(_log_line(made, axes).mean() / seen.mean() - 1),
+        "within": int(np.sum((low <= seen) & (seen <= high))) if len(made.draws) else None,
+        "of": len(seen),
+        "law": made.law,
+        **({} if chosen else made.params),
+    }
+
+
+def _log_line(made: Fit, axes: np.ndarray) -> np.ndarray:
+    """The least squares line in the logs of the axes through the fitted points, at axes (d, n): (n,)."""
+    ones = np.ones((1, made.points.x.shape[1]))
+    design = np.concatenate([ones, np.log(made.points.x)]).T
+    solved = np.linalg.lstsq(design, made.points.y, rcond=None)[0]
+    return np.asarray(np.concatenate([np.ones((1, axes.shape[1])), np.log(axes)]).T @ solved)

@@ -16,6 +16,7 @@ from analysis.axes import add_floors, count_ticks, frame, plain_log_ticks
 from analysis.fitted import Fit
 from analysis.rates import Ranking, Rate, VersionPoints
 from analysis.table import TableError, done_rows, numeric_column, optional_column, require_columns
+from analysis.words import with_unit
 
 if TYPE_CHECKING:
     import polars as pl
@@ -131,7 +132,8 @@ def draw_fit(
         ax.set_ylim(_view(y, show(new_run.low), show(new_run.high)))
     ax.set_xlim(grid[0], grid[-1])
     count_ticks(ax)
-    frame(ax, xlabel or fit.x[0], ylabel or (fit.y if flip else fit.y_label))
+    shown = fit.y if flip else fit.y_label
+    frame(ax, xlabel or with_unit(fit, fit.x[0]), ylabel or with_unit(fit, fit.y, shown))
     if legend:
         ax.legend(fontsize=8, frameon=False, loc="best")
 

@@ -3,61 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
 from analysis import checks
-from analysis.evaluation import beyond_trials, share_variance
+from analysis.evaluation import beyond_trials
 from analysis.fitted import Fit, Points
 from analysis.intervals import Draws, leverages, replicate_spread, resample
 from analysis.laws import Law, get_law
+from analysis.rows import Rows, read_rows
 from analysis.solver import Loss, Objective, Problem, solve
-from analysis.table import (
-    LARGEST,
-    TableError,
-    done_rows,
-    fingerprint,
-    labels,
-    name_rows,
-    numeric_column,
-    optional_column,
-    require_columns,
-)
+from analysis.table import TableError, done_rows, fingerprint, numeric_column
 
 if TYPE_CHECKING:
     import polars as pl
 
 TOLERANCE = 1e-13
 SAME_OPTIMUM = 1e-3  # a start has reached the optimum if its objective is within 0.1 % of the best
-
-
-@dataclass(frozen=True)
-class Rows:
-    """The columns that a fit reads, in an order that does not depend on the table's: x (axes, n), y (n,).
-
-    `weights` (n,) have the mean 1. `variance` (n,) is what the finite number of trials alone gives each row, in the
-    residual space; None where no trials are known.
-    """
-
-    x: np.ndarray
-    y: np.ndarray
-    cluster: tuple[str, ...]
-    passes: np.ndarray
-    weights: np.ndarray
-    variance: np.ndarray | None = None
-
-    def pick(self, mask: np.ndarray) -> Rows:
-        kept = tuple(name for name, keep in zip(self.cluster, mask, strict=True) if keep)
-        variance = None if self.variance is None else self.variance[mask]
-        return Rows(self.x[:, mask], self.y[mask], kept, self.passes[mask], self.weights[mask], variance)
-
-    def weighed(self, beyond: float) -> Rows:
-        """With weights 1 / (variance + beyond), mean 1."""
-        assert self.variance is not None
-        inverse = 1 / (self.variance + beyond)
-        return replace(self, weights=inverse / inverse.mean())
 
 
 def fit(
@@ -72,6 +36,8 @@ def fit(
     delta: float | None = None,
     weights: str | None = None,
     trials: str | None = None,
+    noise: float | None = None,
+    units: Mapping[str, str] | None = None,
     pin: Mapping[str, float] | None = None,
     holdout: Literal["largest"] | None = None,
     bootstrap: Literal["residuals", "cases"] = "residuals",
@@ -93,6 +59,9 @@ def fit(
         trials: a column with the number of trials behind each y (test queries of a recall): a row's variance is then
             binomial plus what runs scatter beyond it (`analysis.evaluation`), rows are weighted by its inverse, and a new
             run is taken to have the trials' harmonic mean.
+        noise: the standard deviation of a run that is known from elsewhere (seeds of an earlier sweep), in the residual
+            space: 0.02 is 2 % for laws fitted in logs. No run is then taken to scatter less.
+        units: {column: unit}, for summary and figures.
         pin: parameters held at a value, in the units of the table; recorded as such.
         holdout: "largest" fits without the largest x (of the first axis) and compares its runs with their prediction.
         bootstrap: "residuals" keeps the design and redraws the deviations of whole clusters from the fitted law; "cases"
@@ -125,8 +94,11 @@ def fit(
     options = _options(
         form, names, transform, cluster, loss, delta, weights, trials, pin, holdout, bootstrap, resamples, seed
     )
+    if noise is not None and not (np.isfinite(noise) and noise > 0):
+        raise TableError(f"noise is a standard deviation: finite and above 0, not {noise}")
+    options |= {"noise": noise, "units": {name: unit for name, unit in (units or {}).items() if name in (*names, y)}}
     done, dropped = done_rows(table)
-    rows = _rows(done, names, y, cluster, transform, form, weights, trials)
+    rows = read_rows(done, names, y, cluster, transform, form, weights, trials)
     held = rows.x[0] == rows.x[0].max() if holdout == "largest" else np.zeros(len(rows.y), bool)
     used = rows.pick(~held)
     problem, x_scales, y_scale = _problem(form, used, names, Objective(loss, delta), options["pin"])
@@ -138,17 +110,17 @@ def fit(
         problem = replace(problem, weights=used.weights)
         found, values = _solved(problem, y, names)
     best = int(np.argmin(values))
-    noise = _noise(problem, found[best], y_scale, used, beyond)
+    scatter = _noise(problem, found[best], y_scale, used, beyond, noise or 0.0)
     if trials:
-        noise["trials"] = float(1 / np.mean(1 / numeric_column(done, trials)))
+        scatter["trials"] = float(1 / np.mean(1 / np.sort(numeric_column(done, trials))))
     drawn = resample(
         problem,
         found[best],
-        np.array(_codes(used)),
+        np.array(used.codes),
         resamples,
         seed,
         cases=bootstrap == "cases",
-        at_least=noise["inflate"],
+        at_least=scatter["inflate"],
     )
 
     def rescale(params: np.ndarray) -> np.ndarray:
@@ -167,7 +139,7 @@ def fit(
     if drawn is not None:
         draws = rescale(drawn.params)
         finite = np.isfinite(draws).all(axis=1)
-        draws, noise_draws = draws[finite], noise["sd"] * drawn.noise_factor[finite]
+        draws, noise_draws = draws[finite], scatter["sd"] * drawn.noise_factor[finite]
         drawn = replace(drawn, failed=drawn.failed + int(np.sum(~finite)))
     result = Fit(
         form=form,
@@ -179,11 +151,11 @@ def fit(
         clusters=len(set(used.cluster)),
         objective=_objective(values, loss, delta, form, y_scale),
         diagnostics=_diagnostics(problem, found[best], drawn, used),
-        noise=noise,
+        noise=scatter,
         warnings=(),
         checklist={},
         options=options,
-        data_hash=fingerprint(**{f"x{k}": axis for k, axis in enumerate(rows.x)}, y=rows.y, cluster=_codes(rows)),
+        data_hash=fingerprint(**{f"x{k}": axis for k, axis in enumerate(rows.x)}, y=rows.y, cluster=rows.codes),
         points=Points(rows.x, rows.y, rows.cluster, held, rows.passes, rows.weights),
         draws=draws,
         noise_draws=noise_draws,
@@ -242,81 +214,6 @@ def _options(
     }  # fmt: skip
 
 
-def _rows(
-    table: pl.DataFrame, names: tuple[str, ...], y: str, cluster: str | None, transform: str, form: Law,
-    weights: str | None, trials: str | None,
-) -> Rows:  # fmt: skip
-    require_columns(table, [*names, y, *([cluster] if cluster else [])])
-    if table.height == 0:
-        raise TableError("the table has no row with a finished measurement")
-    axes = np.stack([numeric_column(table, name) for name in names])
-    for name, axis in zip(names, axes, strict=True):
-        if np.any(axis <= 0):
-            raise TableError(
-                f"column {name!r} must be above 0, it is not in {name_rows(table, np.flatnonzero(axis <= 0))}"
-            )
-        _not_tiny(table, name, axis)
-    measured = numeric_column(table, y)
-    values = 1.0 - measured if transform == "error" else measured
-    if form.residuals == "log" and np.any(values <= 0):
-        what = f"1 - {y}" if transform == "error" else y
-        raise TableError(
-            f"{form.name} is fitted in logs and needs {what} above 0, it is not in "
-            f"{name_rows(table, np.flatnonzero(values <= 0))}; drop these rows or take the law log_line"
-        )
-    if form.residuals == "log":
-        _not_tiny(table, y, values)
-    if not form.y_scaled and np.any(values > 1):
-        raise TableError(
-            f"{form.name} is for shares, and {y!r} is above 1 in {name_rows(table, np.flatnonzero(values > 1))}; "
-            f"is it in per cent?"
-        )
-    names_of = [str(label) for label in labels(table, cluster)] if cluster else [str(k) for k in range(table.height)]
-    passes = optional_column(table, "passes")
-    counts = _above_zero(table, weights or trials or "") if weights or trials else np.ones(table.height)
-    places = [(*axes[:, k], values[k], counts[k]) for k in range(table.height)]
-    # Equal rows of several clusters stand in the order of what these clusters hold: their names must not count.
-    members: dict[str, list[tuple[float, ...]]] = {}
-    for name, place in sorted(zip(names_of, places, strict=True), key=lambda pair: pair[1]):
-        members.setdefault(name, []).append(place)
-    order = sorted(range(table.height), key=lambda k: (places[k], members[names_of[k]], names_of[k]))
-    if not cluster:
-        names_of = [str(k) for k in np.argsort(order)]
-    ordered = tuple(names_of[k] for k in order)
-    kept = Rows(axes[:, order], values[order], ordered, passes[order], np.ones(len(order)))
-    if weights:
-        return replace(kept, weights=counts[order] / counts.mean())
-    if not trials:
-        return kept
-    outside = np.flatnonzero((measured < 0) | (measured > 1))
-    if len(outside):
-        raise TableError(f"trials: y must be a share of them, in 0..1; it is not in {name_rows(table, outside)}")
-    error = transform == "error"
-    variance = share_variance(values, counts, error=error, logs=form.residuals == "log")[order]
-    return replace(kept, variance=variance).weighed(0.0)
-
-
-def _not_tiny(table: pl.DataFrame, column: str, values: np.ndarray) -> None:
-    if np.any(values < 1 / LARGEST):
-        rows = name_rows(table, np.flatnonzero(values < 1 / LARGEST))
-        raise TableError(f"column {column!r} is under {1 / LARGEST:g} in {rows}; give it in another unit")
-
-
-def _above_zero(table: pl.DataFrame, column: str) -> np.ndarray:
-    given = numeric_column(table, column)
-    if np.any(given <= 0):
-        raise TableError(
-            f"column {column!r} must be above 0, it is not in {name_rows(table, np.flatnonzero(given <= 0))}"
-        )
-    return given
-
-
-def _codes(rows: Rows) -> list[int]:
-    """Clusters numbered by first appearance: the hash depends on the grouping, not on what a group is called."""
-    seen: dict[str, int] = {}
-    return [seen.setdefault(name, len(seen)) for name in rows.cluster]
-
-
 def _problem(
     form: Law, rows: Rows, names: Sequence[str], objective: Objective, pin: Mapping[str, float]
 ) -> tuple[Problem, np.ndarray, float]:
@@ -370,15 +267,19 @@ def problem_of(fit: Fit) -> tuple[Problem, np.ndarray]:
     return problem, np.array(list(fit.params.values()))
 
 
-def _noise(problem: Problem, params: np.ndarray, y_scale: float, rows: Rows, beyond: float) -> dict[str, Any]:
+def _noise(
+    problem: Problem, params: np.ndarray, y_scale: float, rows: Rows, beyond: float, told: float
+) -> dict[str, Any]:
     """Standard deviation of one run (of weight 1) about the law, in the residual space and in the units of the table.
 
-    `inflate` is by how much the resampled noise must grow where the trials' own noise exceeds what the rows show;
+    `inflate` is by how much the resampled noise must grow where the trials' own noise, or what was `told`, exceeds what the
+    rows show;
     `known` is the variance that a row of weight 1 has by its trials and what lies `beyond` them.
     """
     evaluation = 0.0 if rows.variance is None else float(np.sqrt(1 / np.mean(1 / rows.variance)))
     logs = problem.law.residuals == "log"
-    residuals = problem.residuals(problem.inner(params[None]), problem.y[None])[0]
+    with np.errstate(all="ignore"):  # a wild optimum may lie at the end of the floats
+        residuals = problem.residuals(problem.inner(params[None]), problem.y[None])[0]
     freedom = len(residuals) - len(problem.free)
     about_law = float(np.sqrt(np.sum(problem.weights * residuals**2) / freedom))
     values = np.log(problem.y) if logs else problem.y
@@ -386,12 +287,12 @@ def _noise(problem: Problem, params: np.ndarray, y_scale: float, rows: Rows, bey
     unit = 1.0 if logs else y_scale
     # A law that misses its points has more scatter than its seeds: a new run then falls by the larger of the two.
     seen = max(about_law, replicates) if replicate_freedom else about_law
-    least = evaluation if logs else evaluation / y_scale
+    least = max(evaluation, told) if logs else max(evaluation, told) / y_scale
     source = "replicates" if replicate_freedom and replicates >= about_law else "residuals"
     return {
         "sd": max(seen, least) * unit,
         "space": problem.law.residuals,
-        "source": "trials" if least > seen else source,
+        "source": ("trials" if evaluation >= told else "what was told") if least > seen else source,
         "evaluation": evaluation or None,
         "beyond": beyond,
         "known": None if rows.variance is None else float(1 / np.mean(1 / (rows.variance + beyond))),
@@ -414,13 +315,13 @@ def _objective(values: np.ndarray, loss: str, delta: float | None, form: Law, y_
 
 
 def _diagnostics(problem: Problem, params: np.ndarray, drawn: Draws | None, rows: Rows) -> dict[str, Any]:
-    jacobian = problem.jacobian(problem.inner(params[None]))[0]
     with np.errstate(all="ignore"):
+        jacobian = problem.jacobian(problem.inner(params[None]))[0]
         norms = np.linalg.norm(jacobian, axis=0)
         scaled = jacobian / np.where((norms > 0) & np.isfinite(norms), norms, 1.0)
         condition = float(np.linalg.cond(scaled)) if jacobian.shape[1] and np.isfinite(scaled).all() else np.inf
+        residuals = problem.residuals(problem.inner(params[None]), problem.y[None])[0]
     condition = condition if jacobian.shape[1] else 1.0
-    residuals = problem.residuals(problem.inner(params[None]), problem.y[None])[0]
     return {
         "degrees_of_freedom": len(rows.y) - len(problem.free),
         "condition": condition if np.isfinite(condition) else None,

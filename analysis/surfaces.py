@@ -11,6 +11,7 @@ from analysis.choice import CANDIDATES, compare_laws
 from analysis.costs import AXES, cost_at
 from analysis.equivalent import compute_equivalent
 from analysis.exchange import exchange_rate
+from analysis.extrapolation import leave_largest_out
 from analysis.fitted import Fit
 from analysis.fitting import fit
 from analysis.formula import cost_of
@@ -19,9 +20,9 @@ from analysis.laws import LAWS
 from analysis.marginal import marginal_table
 from analysis.profile import profile_intervals
 from analysis.rates import Rate
-from analysis.table import TableError, read_table
+from analysis.table import TableError, read_table, read_units
 from analysis.two_step import two_step
-from analysis.words import span
+from analysis.words import rolling_words, span
 from analysis.worth import Better
 
 if TYPE_CHECKING:
@@ -38,6 +39,7 @@ def fit_command(
     transform: Literal["identity", "error"] = "identity",
     group: str | None = None,
     profile: bool = False,
+    rolling: bool = False,
     save: str | Path | None = None,
     figure: str | Path | None = None,
     **options: Any,
@@ -45,21 +47,24 @@ def fit_command(
     """Fit a law to a CSV or Parquet file; returns the summary.
 
     group: fit each value of this column on its own (files get its name). profile: profile-likelihood intervals, too.
-    save: path of the JSON. figure: .png and .svg. options: as for `analysis.fit`.
+    rolling: a table of rolling leave-largest-out predictions, too, and their figure beside the other ("-rolling" in its
+    name). save: path of the JSON. figure: .png and .svg. options: as for `analysis.fit`; units that a Parquet file tells
+    are read.
 
     Raises:
         TableError: whatever is wrong with the table, the file named in the message.
     """
     table = read_table(table_path)
     names = [x] if isinstance(x, str) else list(x)
+    options["units"] = {**read_units(table_path), **(options.get("units") or {})}
     try:
         if group is None:
-            return _fitted(table, names, y, law, transform, profile, save, figure, options)
+            return _fitted(table, names, y, law, transform, profile, rolling, save, figure, options)
         parts = []
         for (value,), part in sorted(table.group_by(group), key=lambda pair: str(pair[0][0])):
             own_save, own_figure = (_suffixed(path, str(value)) for path in (save, figure))
             try:
-                told = _fitted(part, names, y, law, transform, profile, own_save, own_figure, options)
+                told = _fitted(part, names, y, law, transform, profile, rolling, own_save, own_figure, options)
             except TableError as error:  # one poor group does not hide the others
                 told = f"  not fitted: {error}"
             parts.append(f"{group} = {value}\n{told}")
@@ -69,7 +74,7 @@ def fit_command(
 
 
 def _fitted(
-    table: pl.DataFrame, x: list[str], y: str, law: str, transform: Literal["identity", "error"], profile: bool,
+    table: pl.DataFrame, x: list[str], y: str, law: str, transform: Literal["identity", "error"], profile: bool, rolling: bool,
     save: str | Path | None, figure: str | Path | None, options: dict[str, Any],
 ) -> str:  # fmt: skip
     made = fit(table, x=x, y=y, law=law, transform=transform, **options)
@@ -79,6 +84,16 @@ def _fitted(
     if profile:
         ends = ", ".join(f"{name} {span(pair)}" for name, pair in profile_intervals(made).items())
         lines.append(f"  profile likelihood, 95 %: {ends}")
+    if rolling:
+        kept = {name: value for name, value in options.items() if name not in ("holdout", "resamples")}
+        left = leave_largest_out(table, x=x, y=y, law=law, transform=transform, ahead="all", **kept)
+        lines.append(rolling_words(left, x[0]))
+        if figure is not None:
+            from analysis.figures import save_figure
+            from analysis.validation_figures import rolling_figure
+
+            png, svg = save_figure(rolling_figure(left), _stem(_suffixed(figure, "rolling") or figure))
+            lines.append(f"  figure: {png}, {svg}")
     from analysis.figures import scaling_figure
 
     return _told(made, save, figure, lambda: scaling_figure(made), lines)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import hashlib
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -50,6 +51,19 @@ def read_table(path: str | Path) -> pl.DataFrame:
     if table.height == 0:
         raise TableError(f"{path}: the table has no rows")
     return table
+
+
+def read_units(path: str | Path) -> dict[str, str]:
+    """{column: unit} that a Parquet file's metadata tells (as `results.parquet` does); empty for other files."""
+    import polars as pl
+
+    if Path(path).suffix.lower() != ".parquet":
+        return {}
+    try:
+        units = json.loads(pl.read_parquet_metadata(path).get("units", "{}"))
+    except (pl.exceptions.PolarsError, OSError, ValueError):
+        return {}  # the table itself is read elsewhere, and its faults are told there
+    return {str(name): str(unit) for name, unit in units.items()} if isinstance(units, dict) else {}
 
 
 def read_results(runs: str | Path, question: str) -> pl.DataFrame:

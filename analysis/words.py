@@ -9,6 +9,8 @@ import numpy as np
 from analysis.constancy import VARIES
 
 if TYPE_CHECKING:
+    import polars as pl
+
     from analysis.allocation import Allocation
     from analysis.equivalent import Equivalent
     from analysis.fitted import Fit
@@ -59,11 +61,18 @@ def derived_words(fit: Fit) -> list[str]:
     return out
 
 
+def with_unit(fit: Fit, column: str, label: str | None = None) -> str:
+    """`tokens (M)` where the unit was told."""
+    unit = fit.options.get("units", {}).get(column)
+    return f"{label or column} ({unit})" if unit else label or column
+
+
 def fit_summary(fit: Fit) -> str:
     """Several lines: the law, its parameters with intervals, noise, optimum, validation, warnings."""
     lines = [
         f"{fit.law}: {fit.form.formula}",
-        f"  y = {fit.y_label}, x = {', '.join(fit.x)}; {fit.n} points, {fit.clusters} clusters"
+        f"  y = {with_unit(fit, fit.y, fit.y_label)}, x = {', '.join(with_unit(fit, name) for name in fit.x)};"
+        f" {fit.n} points, {fit.clusters} clusters"
         f" ({fit.options['cluster'] or 'each row its own'})",
     ]
     width = max(map(len, fit.params))
@@ -98,6 +107,19 @@ def fit_summary(fit: Fit) -> str:
     if (held := holdout_words(fit)) is not None:
         lines.append(f"  {held}")
     return "\n".join([*lines, *(f"  warning: {warning}" for warning in fit.warnings)])
+
+
+def rolling_words(left: pl.DataFrame, x: str) -> str:
+    """Rolling leave-largest-out predictions as a table, the law beside its baselines."""
+    lines = [f"  foretold from smaller {x} alone, error of the mean:"]
+    lines.append(
+        f"    {'fitted to':>10} {x[:10]:>10} {'factor':>7} {'law':>8} {'last value':>10} {'log line':>9}  within"
+    )
+    for row in left.iter_rows(named=True):
+        within = "-" if row["within"] is None else f"{row['within']} of {row['of']}"
+        errors = f"{row['error']:>8.1%} {row['error_last_value']:>10.1%} {row['error_log_line']:>9.1%}"
+        lines.append(f"    {row['fitted_to']:>10.3g} {row['held_x']:>10.3g} {row['factor']:>7.3g} {errors}  {within}")
+    return "\n".join(lines)
 
 
 def rate_summary(rate: Rate) -> str:

@@ -45,6 +45,12 @@ class FitCommand:
     seed: int = 0
     profile: bool = False
     """Profile-likelihood intervals beside the bootstrap."""
+    rolling: bool = False
+    """Foretell every larger x from the smaller ones, beside the last value and a line in log x."""
+    noise: float | None = None
+    """Standard deviation of a run known from elsewhere, in the residual space (0.02 = 2 % for laws fitted in logs)."""
+    unit: UseAppendAction[tuple[str, ...]] = ()
+    """COLUMN=UNIT, for summary and figure; results.parquet tells its own."""
     save: Path | None = None
     figure: Path | None = None
 
@@ -55,8 +61,9 @@ class FitCommand:
             fit_command(
                 self.table, x=self.x, y=self.y, law=self.law, transform=self.transform, cluster=self.cluster,
                 holdout=self.holdout, loss=self.loss, delta=self.delta, weights=self.weights, trials=self.trials,
-                pin=pins(self.pin), group=self.group, bootstrap=self.bootstrap, resamples=self.resamples, seed=self.seed,
-                profile=self.profile, save=self.save, figure=self.figure,
+                noise=self.noise, units=_units(self.unit), pin=pins(self.pin), group=self.group,
+                bootstrap=self.bootstrap, resamples=self.resamples, seed=self.seed, profile=self.profile,
+                rolling=self.rolling, save=self.save, figure=self.figure,
             )
         )  # fmt: skip
         return DONE
@@ -111,6 +118,16 @@ class ExchangeCommand:
         )
         print(text)
         return DONE
+
+
+def _units(given: tuple[str, ...]) -> dict[str, str]:
+    """`("tokens=M",)` as {"tokens": "M"}."""
+    from analysis.table import TableError
+
+    if wrong := [text for text in given if "=" not in text]:
+        raise TableError(f"--unit {wrong[0]}: write it as COLUMN=UNIT, e.g. seconds=s")
+    pairs = (text.partition("=") for text in given)
+    return {name: unit for name, _, unit in pairs}
 
 
 def pins(given: tuple[str, ...], option: str = "--pin") -> dict[str, float]:

@@ -28,6 +28,35 @@ def test_a_fit_from_a_csv_prints_saves_and_draws(tmp_path):
     assert (tmp_path / "fit.svg").stat().st_size > 0
 
 
+def test_rolling_predictions_units_and_known_noise(tmp_path):
+    path = tmp_path / "t.parquet"
+    runs(budgets=6).write_parquet(path, metadata={"units": json.dumps({"tokens": "M"})})
+    text = fit_command(
+        path, x="tokens", y="recall", transform="error", cluster="run", rolling=True, noise=0.2, resamples=200,
+        units={"recall": "share"}, figure=tmp_path / "fit.png",
+    )  # fmt: skip
+    assert "x = tokens (M)" in text
+    assert "y = 1 - recall (share)" in text
+    assert "noise of one run: 20 % (from what was told)" in text
+    head = next(line for line in text.splitlines() if "last value" in line)
+    assert head.split()[:2] == ["fitted", "to"]
+    assert (tmp_path / "fit-rolling.svg").stat().st_size > 0
+
+
+def test_known_noise_widens_but_never_narrows():
+    quiet = runs(noise=0.002)
+    columns = {"x": "tokens", "y": "error", "cluster": "run", "resamples": 300}
+
+    def width(**told):
+        low, high = analysis.fit(quiet, **columns, **told).predict(1e8, interval=0.95)[1:]
+        return float(high - low)
+
+    assert width(noise=0.05) > 10 * width()
+    assert width(noise=1e-5) == width()
+    with pytest.raises(analysis.TableError, match="noise is a standard deviation"):
+        width(noise=-0.1)
+
+
 def test_a_rate_from_a_csv_prints_saves_and_draws(tmp_path):
     path = tmp_path / "t.csv"
     versions().write_csv(path)

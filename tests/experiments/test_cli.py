@@ -50,7 +50,23 @@ def test_help_starts_at_once(environment: dict[str, str], tmp_path: Path) -> Non
         after = resource.getrusage(resource.RUSAGE_CHILDREN)
         seconds.append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
     assert statistics.median(seconds) < 0.5
-    for command in ("plan", "run", "status", "report", "worker", "gc", "export", "fit", "laws", "exchange", "data"):
+    for command in (
+        "plan",
+        "run",
+        "status",
+        "report",
+        "worker",
+        "gc",
+        "export",
+        "fit",
+        "laws",
+        "exchange",
+        "twostep",
+        "isoflop",
+        "allocate",
+        "equivalent",
+        "data",
+    ):
         assert f" {command} " in done.stdout
 
 
@@ -180,7 +196,9 @@ def test_without_a_ledger_there_is_nothing_to_tell(refused: Callable[..., str], 
 
 
 def test_adapters_and_targets_are_checked_first(refused: Callable[..., str], tmp_path: Path) -> None:
-    assert "unknown set 'fashoin'; there are fashion, movielens" in refused("data", "import", "fashoin", "a", "b")
+    told = refused("data", "import", "fashoin", "a", "b")
+    assert "unknown set 'fashoin'; there are " in told
+    assert all(name in told for name in ("table", "fashion", "movielens"))
     assert "styles.csv: missing" in refused("data", "import", "fashion", "a", "b")
     assert "movies.csv: missing" in refused("data", "import", "movielens", "a", "b")
     (tmp_path / "there").mkdir()
@@ -276,3 +294,19 @@ def test_an_exchange_rate_is_taken_from_a_table_of_ones_own(moon: Callable[..., 
     saved = json.loads((tmp_path / "r.json").read_text())
     assert saved["ranking"]["rows"][0]["proxy"] == "good"
     assert saved["slope"] == pytest.approx(0.25, abs=0.03)
+
+
+def test_commands_about_compute_refuse_clearly(refused: Callable[..., str], tmp_path: Path) -> None:
+    pl.DataFrame({"N": [1e6, 2e6], "loss": [3.0, 2.9], "C": [1e15, 1e15]}).write_csv(tmp_path / "t.csv")
+    assert "sweep.csv: no such file" in refused("isoflop", "sweep.csv", "--x", "N", "--y", "loss", "--budget", "C")
+    assert "t.csv: no C has 4 different N" in refused("isoflop", "t.csv", "--x", "N", "--y", "loss", "--budget", "C")
+    told = refused("twostep", "t.csv", "--x", "N", "--intermediate", "los", "--y", "C")
+    assert "t.csv: no column 'los'; closest: loss" in told
+    assert "give laws over one axis" in refused("allocate")
+    assert "--law tokens: write it as AXIS=FILE" in refused("allocate", "--law", "tokens")
+    assert "--at N: write it as NAME=VALUE" in refused("allocate", "--joint", "f.json", "--at", "N")
+    assert "f.json: no such file" in refused("allocate", "--joint", "f.json", "--at", "N=1", "--cost", "N")
+    assert "--bound N=3: write it as AXIS=LOW:HIGH" in refused("allocate", "--joint", "f.json", "--bound", "N=3")
+    assert "a better fit or a gain" in refused("equivalent", "f.json")
+    assert "--unit x: write it as COLUMN=UNIT" in refused("fit", "t.csv", "--x", "N", "--y", "loss", "--unit", "x")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["t.csv"]
