@@ -8,6 +8,13 @@
 | events | user_id, item_id, query_id, action, timestamp; sorted by (user, time) |
 | impressions | impression_id, user_id, item_id, timestamp, clicked, split (or `history` in place of events) |
 | truth | impression_id, probability, bayes_<L>; only for simulated clicks |
+| relevance | query_id, item_id, grade, split: judgements of one pair each |
+| users | user_id and any features |
+| embeddings | item_id, embedding (one length), scale where the embedding is of integers |
+| hard_negatives | query_id, item_id, kind: no positives of the query |
+
+Items may have `available_from`: nothing happens to them before. `facts["open_histories"]` says that a `history` may name
+items beyond the items file. `quarantine.parquet` beside them names the rows that an import left out.
 
 The kind of a query follows from what is set: `image` is an image search (with `item_id`, the photo is that item's own,
 and the item is taken out of the gallery), only `text` a text search, only `item_id` an item search (itself taken out).
@@ -123,6 +130,8 @@ def open_dataset(folder: Path | str) -> Dataset:
         path = folder / f"{file}.parquet"
         if not path.exists():
             raise DataError(f"{folder}: dataset.json lists {file} but {path.name} is missing; import again")
+        if not path.resolve().is_relative_to(folder.resolve()):
+            raise DataError(f"{path}: is a link out of the dataset; put the file itself there")
         rows[file] = count_rows(path)
         digests[file] = known_digest(path) or logical_digest(path)
     return Dataset(

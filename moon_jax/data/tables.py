@@ -199,7 +199,7 @@ def _digest_values(digest: "hashlib._Hash", chunks: Chunks, name: str) -> None:
             digest.update(lengths.cast(pl.Int64).to_numpy().astype("<i8").tobytes())
             count += int(lengths.sum())
         digest.update(f"{count}\0".encode())
-        return _digest_values(digest, lambda: map(_flattened, chunks()), name)
+        return _digest_values(digest, lambda: map(flattened, chunks()), name)
     if dtype in (pl.String, pl.Binary) or isinstance(dtype, pl.Categorical | pl.Enum):
         for column in chunks():
             sizes = _binary(column).bin.size("b")
@@ -226,7 +226,7 @@ def _digest_mask(digest: "hashlib._Hash", chunks: Chunks) -> None:
     digest.update(np.packbits(waiting).tobytes())
 
 
-def _flattened(column: "pl.Series") -> "pl.Series":
+def flattened(column: "pl.Series") -> "pl.Series":
     """The values of a column of lists, one after another; nulls and empty lists give none."""
     import polars as pl
 

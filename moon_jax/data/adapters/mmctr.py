@@ -23,7 +23,7 @@ from moon_jax.data.adapters.photos import open_photos, read_all
 from moon_jax.data.checking.ids import Known
 from moon_jax.data.contract import Dataset, refuse_existing
 from moon_jax.data.quarantine import SHARE
-from moon_jax.data.tables import count_rows, read_schema, read_table
+from moon_jax.data.tables import count_rows, flattened, read_schema, read_table
 from moon_jax.data.writing import DatasetWriter
 
 if TYPE_CHECKING:
@@ -163,7 +163,7 @@ def _write_impressions(
     for part in sound_batches(path, columns, faults, writer.quarantine, "impressions", rows=50_000):
         history = pl.col("item_seq").cast(pl.List(pl.Int64)).list.eval(pl.element().filter(pl.element() != 0))
         part = part.with_columns(history=history)
-        flat = part["history"].list.explode(empty_as_null=False, keep_nulls=False)
+        flat = flattened(part["history"])
         strangers = flat.filter(known.lacks(flat)).unique()
         unknown: dict[str, pl.Expr | pl.Series] = {"unknown item_id": known.lacks(part["item_id"])}
         if len(strangers):

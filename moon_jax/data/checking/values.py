@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 from moon_jax.data.checking.columns import COLUMNS, is_kind
 from moon_jax.data.checking.findings import Findings
 from moon_jax.data.contract import SPLITS
+from moon_jax.data.tables import flattened
 
 if TYPE_CHECKING:
     import polars as pl
@@ -38,7 +39,7 @@ def _check_elements(found: Findings, file: str, start: int, series: "pl.Series")
     import polars as pl
 
     inner = series.cast(pl.List(series.dtype.inner))  # type: ignore[attr-defined]
-    flat = inner.drop_nulls().list.explode(empty_as_null=False, keep_nulls=False)
+    flat = flattened(series)
     if flat.null_count():  # row by row only where there is something to find: histories are long
         nulls = inner.list.eval(pl.element().is_null()).list.any()
         found.rows(file, start, nulls, f"{series.name} holds a null")
