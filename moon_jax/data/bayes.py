@@ -46,8 +46,7 @@ def bayes_probabilities(
     """
     stop = len(weights)
     same_NxL = recent_NxL[:, :stop] == target_N[:, None]
-    there_NxL = recent_NxL[:, :stop] >= 0
-    depth_N = there_NxL.sum(axis=1)  # how many events there are that could tell
+    depth_N = (recent_NxL[:, :stop] >= 0).sum(axis=1)  # how many events there are that could tell
     log_events_SxZ = np.log(personas.events.T)
     log_posterior_NxZ = np.log(personas.targets.T)[target_N]
     known_N = np.zeros(len(target_N), np.int64)  # the part of s that the last L events decide
@@ -55,8 +54,8 @@ def bayes_probabilities(
     reached = 0
     for length in sorted(lengths):
         for lag in range(reached, min(length, stop)):
-            told_NxZ = log_events_SxZ[recent_NxL[:, lag]]
-            log_posterior_NxZ = log_posterior_NxZ + np.where(there_NxL[:, lag, None], told_NxZ, 0)
+            # Where there is no such event (-1) all is seen already, and the posterior plays no part.
+            log_posterior_NxZ = log_posterior_NxZ + log_events_SxZ[recent_NxL[:, lag]]
             known_N = known_N + weights[lag] * same_NxL[:, lag]
         reached = max(reached, min(length, stop))
         result[length] = sigmoid(logit_N + gain * known_N)  # where nothing is left to guess

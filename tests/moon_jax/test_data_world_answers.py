@@ -214,7 +214,7 @@ def test_the_best_recall_is_what_an_oracle_reaches_that_breaks_ties_by_chance(ki
     ks = (1, 5, 20)
     found = {k: [] for k in ks}
     hits = {k: [] for k in ks}
-    for _ in range(300):
+    for _ in range(150):
         order = np.lexsort((rng.random(likely.shape), -likely), axis=1)[:, :20]
         for k in ks:
             inside = [np.isin(order[q, :k], rows).sum() for q, rows in enumerate(relevant)]
@@ -223,7 +223,7 @@ def test_the_best_recall_is_what_an_oracle_reaches_that_breaks_ties_by_chance(ki
     recall_QxK, hit_QxK = expected_recall(products, told_Ix4, asked, parse_form(kind, FORMS[kind]), ks)
     for at, k in enumerate(ks):
         for expected, drawn in ((recall_QxK[:, at].mean(), found[k]), (hit_QxK[:, at].mean(), hits[k])):
-            assert expected == pytest.approx(np.mean(drawn), abs=5 * np.std(drawn) / np.sqrt(300) + 1e-9), k
+            assert expected == pytest.approx(np.mean(drawn), abs=5 * np.std(drawn) / np.sqrt(150) + 1e-9), k
 
 
 def test_no_searcher_beats_the_best_recall(tmp_path_factory: pytest.TempPathFactory) -> None:
@@ -317,7 +317,7 @@ def test_analysis_recovers_the_planted_frequency_exponents() -> None:
 def test_the_planted_lag_weights_are_recovered_from_clicks() -> None:
     """Logistic regression of clicks on matches by lag, one coefficient for each doubling: gain x weight."""
     planted = (12, 0, 6, 3, 9, 0, 2)
-    log = Log(BehaviourConfig(users=1500, impressions=30, weights=planted, auc=0.75, test_share=0.8))
+    log = Log(BehaviourConfig(users=800, impressions=40, weights=planted, auc=0.75, test_share=0.8))
     doubling = np.ceil(np.log2(np.arange(1, 65))).astype(int)
     matches_Nx7 = np.array(
         [
@@ -328,7 +328,7 @@ def test_the_planted_lag_weights_are_recovered_from_clicks() -> None:
     coefficients, errors = _logistic(matches_Nx7, log.logit_N, log.test["clicked"].to_numpy())
     wanted = log.made.facts["gain"] * np.array(planted)
     assert (np.abs(coefficients - wanted) < 3.5 * errors).all()
-    assert (errors < 0.06).all()
+    assert (errors < 0.09).all()
     assert log.made.facts["weights"][:5] == [12, 0, 6, 6, 3]
 
 
