@@ -95,8 +95,10 @@ def _fitted(
             png, svg = save_figure(rolling_figure(left), _stem(_suffixed(figure, "rolling") or figure))
             lines.append(f"  figure: {png}, {svg}")
     from analysis.figures import scaling_figure
+    from analysis.validation_figures import joint_figure
 
-    return _told(made, save, figure, lambda: scaling_figure(made), lines)
+    draw = scaling_figure if len(x) == 1 else joint_figure
+    return _told(made, save, figure, lambda: draw(made), lines)
 
 
 def _told(

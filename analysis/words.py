@@ -110,15 +110,26 @@ def fit_summary(fit: Fit) -> str:
 
 
 def rolling_words(left: pl.DataFrame, x: str) -> str:
-    """Rolling leave-largest-out predictions as a table, the law beside its baselines."""
+    """Rolling predictions as a table: the next larger scale at each cut, then the median error by factor."""
+    import polars as pl
+
     lines = [f"  foretold from smaller {x} alone, error of the mean:"]
     lines.append(
-        f"    {'fitted to':>10} {x[:10]:>10} {'factor':>7} {'law':>8} {'last value':>10} {'log line':>9}  within"
+        f"    {'fitted to':>10} {'foretold':>10} {'factor':>7} {'law':>8} {'last value':>10} {'log line':>9}  within"
     )
-    for row in left.iter_rows(named=True):
+    following = left.sort("factor").unique("fitted_to", keep="first", maintain_order=True)
+    for row in following.sort("fitted_to", descending=True).iter_rows(named=True):
         within = "-" if row["within"] is None else f"{row['within']} of {row['of']}"
         errors = f"{row['error']:>8.1%} {row['error_last_value']:>10.1%} {row['error_log_line']:>9.1%}"
         lines.append(f"    {row['fitted_to']:>10.3g} {row['held_x']:>10.3g} {row['factor']:>7.3g} {errors}  {within}")
+    if left.height == following.height:
+        return "\n".join(lines)
+    sizes = pl.col("error", "error_last_value", "error_log_line").abs().median()
+    doubling = left.group_by(octave=pl.col("factor").log(2).round()).agg(pl.col("factor").median(), sizes, n=pl.len())
+    lines.append("    median size of the error, by how far beyond the fit:")
+    for row in doubling.sort("octave").iter_rows(named=True):
+        told = f"{row['error']:>8.1%} {row['error_last_value']:>10.1%} {row['error_log_line']:>9.1%}"
+        lines.append(f"    {'':>10} {row['n']:>10} {row['factor']:>7.3g} {told}")
     return "\n".join(lines)
 
 

@@ -13,8 +13,16 @@ import analysis
 from analysis.costs import cost_at
 from analysis.formula import cost_of
 from analysis.isoflop import IsoFlop
-from analysis.surfaces import allocate_command, equivalent_command, exchange_command, isoflop_command, two_step_command
+from analysis.surfaces import (
+    allocate_command,
+    equivalent_command,
+    exchange_command,
+    fit_command,
+    isoflop_command,
+    two_step_command,
+)
 from analysis.two_step import TwoStep
+from analysis.validation_figures import joint_figure
 
 
 @pytest.fixture
@@ -36,6 +44,18 @@ def test_an_isoflop_is_printed_kept_and_drawn(sweep, tmp_path):
     assert made.exponent == pytest.approx(0.37 / 0.72, abs=0.03)
     assert IsoFlop.load(tmp_path / "i.json") == made
     assert (tmp_path / "i.svg").stat().st_size > 0
+
+
+def test_a_law_over_two_axes_is_drawn_with_what_it_leaves(sweep, tmp_path):
+    text = fit_command(
+        sweep, x=["N", "D"], y="loss", law="chinchilla", holdout="largest", rolling=True, resamples=0,
+        figure=tmp_path / "f.png",
+    )  # fmt: skip
+    assert "foretold from smaller N alone" in text
+    assert {path.name for path in tmp_path.glob("*.svg")} == {"f.svg", "f-rolling.svg"}
+    figure = joint_figure(analysis.fit(pl.read_csv(sweep), x=["N", "D"], y="loss", law="chinchilla", resamples=0))
+    left = np.concatenate([line.get_ydata() for line in figure.axes[1].lines if line.get_label() == "fitted"])
+    assert np.abs(left).max() < 1e-3  # exact points leave nothing, in per cent
 
 
 def test_a_chain_is_printed_kept_and_drawn(sweep, tmp_path):
