@@ -22,7 +22,6 @@ from fuzz_sources import SOURCES, Spoiled, make_sources, spoil
 from moon_jax.data.contract import DataError, check
 
 CASE_SECONDS = 30
-WHOLE_ROUNDS = 4  # of each undamaged case: what an allocator keeps shows only after a while
 
 
 def run(work: Path, kind: str, first: int, last: int) -> None:

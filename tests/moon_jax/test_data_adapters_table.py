@@ -211,6 +211,24 @@ def test_which_table_is_meant_must_be_clear(tmp_path: Path) -> None:
         import_table(tmp_path / "nowhere", tmp_path / "other")
 
 
+@pytest.mark.parametrize(
+    ("missing", "told"),
+    [
+        ("pairs", "queries and pairs belong together"),
+        ("events", r"impressions\.csv: needs a table of events beside it"),
+    ],
+)
+def test_half_a_log_is_refused_before_any_image_is_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, missing: str, told: str
+) -> None:
+    source = table_source(tmp_path / "shop", logs=True)
+    (source / f"{missing}.csv").unlink()
+    monkeypatch.setattr("moon_jax.data.adapters.table.write_items", lambda *args: pytest.fail("items were read first"))
+    with pytest.raises(DataError, match=told):
+        import_table(source, tmp_path / "set", mapping=TABLE_MAP)
+    assert not (tmp_path / "set").exists()
+
+
 def test_a_mapping_is_read_by_table() -> None:
     assert parse_mapping(["title=name", "category=a,b", "pairs.item_id=sku"]) == {
         "items": {"title": ("name",), "category": ("a", "b")},

@@ -199,7 +199,7 @@ def test_the_digest_ignores_how_a_table_is_stored(tmp_path: Path, rows: list[dic
     assert len(digests) == 1
 
 
-@reuse_folder
+@settings(parent=reuse_folder, max_examples=20)
 @given(rows=ROWS, cut=st.integers(0, 12), size=st.integers(1, 12))
 def test_a_table_read_in_batches_is_the_table(tmp_path: Path, rows: list[dict[str, Any]], cut: int, size: int) -> None:
     """Batches are its rows in order, and the digest of a table too large to hold is that of one held."""

@@ -67,10 +67,11 @@ def write_items(
     table: Path,
     columns: Columns,
     ids: Ids,
+    catalogue: Catalogue,
     progress: Callable[[int, int], None] | None,
-) -> Catalogue:
-    """Writes the items of `table` whose photos lie under `folder`; rows that cannot be used go to the quarantine."""
-    catalogue = Catalogue()
+) -> None:
+    """Writes the items of `table` whose photos lie under `folder` and notes them in `catalogue`; rows that cannot be used
+    go to the quarantine."""
     with open_images(folder) as read:
         for block in _blocks(read_records(table, columns)):
             items = _usable(writer, table, block, columns, ids, catalogue, read)
@@ -78,7 +79,6 @@ def write_items(
             writer.gather("items", _frame(items, [catalogue.add(item) for item in items], columns, ids))
             if progress is not None:
                 progress(catalogue.rows, max(catalogue.rows, len(ids.number)))
-    return catalogue
 
 
 @contextmanager

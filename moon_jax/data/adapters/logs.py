@@ -65,6 +65,12 @@ class Logs:
         for file in mapping:
             if file != "items" and file not in self.tables:
                 raise DataError(f"{folder}: --map names {file}, but there is no {file}.csv, .tsv or .parquet")
+        if self.has("queries") != self.has("pairs"):
+            raise DataError(f"{folder}: queries and pairs belong together; one of the two tables is missing")
+        if self.has("impressions") and not (self.has("events") or "history" in self.columns["impressions"]):
+            raise DataError(f"{self.tables['impressions']}: needs a table of events beside it, or a column 'history'")
+        if self.has("events") and self.has("impressions") and "timestamp" not in self.columns["impressions"]:
+            raise DataError(f"{self.tables['impressions']}: needs a column 'timestamp' to find the events before it")
         self.users = self._ids("user_id", ("events", "impressions", "pairs"))
         self.queries = self._ids("query_id", ("queries",))
         self.asked: set[int] = set()

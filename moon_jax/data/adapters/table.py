@@ -63,13 +63,12 @@ def import_table(
         simulated=dict.fromkeys(("items", *COLUMNS), False),
         forms={},
     ) as writer:
-        catalogue = write_items(writer, folder, table, columns, ids, progress)
+        catalogue = Catalogue()
+        logs = Logs(folder, mapped, ids, catalogue.kept, limit, writer)  # first: it may refuse, and items take long
+        write_items(writer, folder, table, columns, ids, catalogue, progress)
         writer.quarantine.require_few("items", catalogue.rows, share=limit)
         if not catalogue.kept:
             raise DataError(f"{table}: no row of it makes an item")
-        logs = Logs(folder, mapped, ids, catalogue.kept, limit, writer)
-        if logs.has("queries") != logs.has("pairs"):
-            raise DataError(f"{folder}: queries and pairs belong together; one of the two tables is missing")
         if logs.has("queries"):
             writer.forms.update(_forms(logs.write_searches(), catalogue))
             searches = "as given"

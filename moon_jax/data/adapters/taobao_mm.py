@@ -166,10 +166,10 @@ class _Users:
         self.seen = pl.DataFrame(schema={"user_id": pl.Int64})
 
     def add(self, part: "pl.DataFrame") -> None:
-        fresh = part.unique("user_id", keep="first", maintain_order=True)
-        fresh = fresh.join(self.seen, on="user_id", how="anti", maintain_order="left")
         import polars as pl
 
+        fresh = part.unique("user_id", keep="first", maintain_order=True)
+        fresh = fresh.join(self.seen, on="user_id", how="anti", maintain_order="left")
         self.seen = pl.concat([self.seen, fresh.select("user_id")])
         self.writer.gather("users", fresh)
 
