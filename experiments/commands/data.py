@@ -186,18 +186,37 @@ class ProcessCommand:
 class SimulateCommand:
     """Simulate behaviour over a real catalogue (labelled simulated everywhere): events, impressions, known clicks.
 
-    Example: moon data simulate data/fashion data/fashion-behaviour --by colour articleType
+    Examples: moon data simulate data/fashion data/fashion-behaviour --by colour articleType
+              moon data simulate data/fashion data/feed --by colour --page 10 --position-bias 0.7 --query-events 0.2
     """
 
     catalogue: Positional[Annotated[Path, arg(metavar="CATALOGUE")]]
     folder: Positional[Annotated[Path, arg(metavar="DIR")]]
     by: tuple[str, ...] = ("colour", "category")
     """Attributes whose combination drives clicks."""
+    users: int = 1500
+    page: int = 1
+    """Impressions shown at a time."""
+    position_bias: float = 0.0
+    """Position k is examined with probability k^-position_bias."""
+    cold_users: float = 0.0
+    """Share of users with hardly any past."""
+    query_events: float = 0.0
+    """Share of a user's events that are searches, of the catalogue's own queries."""
+    seed: int = 0
 
     def __call__(self) -> int:
-        from moon_jax.data.behaviour import simulate_behaviour
+        from moon_jax.data.behaviour import BehaviourConfig, simulate_behaviour
 
-        return told(simulate_behaviour(self.catalogue, self.folder, by=self.by))
+        config = BehaviourConfig(
+            users=self.users,
+            page=self.page,
+            position_bias=self.position_bias,
+            cold_users=self.cold_users,
+            query_events=self.query_events,
+            seed=self.seed,
+        )
+        return told(simulate_behaviour(self.catalogue, self.folder, by=self.by, config=config))
 
 
 @dataclass
