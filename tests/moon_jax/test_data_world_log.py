@@ -208,7 +208,9 @@ def test_a_catalogue_keeps_its_arrivals_and_searches(full: Dataset, tmp_path: Pa
     made = simulate_behaviour(full.folder, tmp_path / "made", by=("category",), styles=5, config=CROWD)
     assert check(made.folder) == []
     assert all(made.digests[file] == full.digests[file] for file in ("items", "queries", "pairs"))
-    assert "must_win" not in made.facts
+    assert not {"must_win", "config"} & set(made.facts)
+    with pytest.raises(DataError, match="not a planted world"):
+        config_of(made)
     arrives = made.read("items").select("item_id", "available_from")
     rows = made.read("events").drop_nulls("item_id").join(arrives, on="item_id")
     assert (rows["timestamp"] > rows["available_from"]).all()

@@ -74,11 +74,16 @@ def config_of(dataset: Dataset) -> WorldConfig:
         behaviour = dict(told.pop("behaviour"))
         weights = behaviour.pop("weights")
         crowd = BehaviourConfig(**behaviour, weights=None if weights is None else tuple(weights))
-        return WorldConfig(**told, behaviour=crowd)
+        config = WorldConfig(**told, behaviour=crowd)
     except (KeyError, TypeError, ValueError) as error:
         raise DataError(
             f"{dataset.folder}: not a planted world of this version; `moon data world DIR` makes one"
         ) from error
+    if dataset.rows.get("items") != config.products * config.variants:
+        raise DataError(
+            f"{dataset.folder}: items have been taken out of this planted world; its causes tell of the whole"
+        )
+    return config
 
 
 @dataclass(frozen=True)
