@@ -68,7 +68,7 @@ def simulate_behaviour(
             for file, table in block.items():
                 writer.add(file, table)
         writer.facts |= {**dataset.facts, "drives": "+".join(by), **simulation.facts}
-for told in ("must_win", "config"):  # of the clicks that these replace
+        for told in ("must_win", "config"):  # of the clicks that these replace
             writer.facts.pop(told, None)
     return writer.dataset
 
