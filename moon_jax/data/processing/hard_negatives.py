@@ -19,7 +19,8 @@ if TYPE_CHECKING:
 Array = np.ndarray
 KINDS = ("category", "clicked", "mined")
 DRAWN = 4  # times as many as are wanted are drawn, for the guard takes some away
-QUERIES_AT_ONCE, ITEMS_AT_ONCE = 256, 1 << 16
+DRAWN_AT_ONCE = 1 << 16  # queries drawn for at a time
+QUERIES_AT_ONCE, ITEMS_AT_ONCE = 256, 1 << 16  # compared at a time
 
 
 @dataclass(frozen=True)
@@ -63,12 +64,12 @@ class HardNegatives(Transformation):
         positives = working.pairs.select("query_id", "item_id")
         if self.kind == "clicked":
             found = _clicked(train)
-            positives = positives.join(found, on=["query_id", "item_id"], how="anti")
-        guard = Guard.of(working, positives, material if material.has_vectors else None, self.closest)
-        if self.kind == "mined":
-            blocks = _mined(train, items, material, self.depth)
+            positives, blocks = positives.join(found, on=["query_id", "item_id"], how="anti"), iter([found])
+        elif self.kind == "category":
+            blocks = self._of_category(train, items, material)
         else:
-            blocks = iter([found if self.kind == "clicked" else self._of_category(train, items, material)])
+            blocks = _mined(train, items, material, self.depth)
+        guard = Guard.of(working, positives, material if material.has_vectors else None, self.closest)
         chosen, candidates, sound = [], 0, 0
         for block in blocks:
             left = guard(block)
@@ -84,26 +85,30 @@ class HardNegatives(Transformation):
         facts = {"candidates": candidates, "of them taken away by the guard": candidates - sound}
         return Decision("clicked, not bought: hard negatives now", pairs=gone, negatives=negatives, facts=facts)
 
-    def _of_category(self, train: "pl.DataFrame", items: "pl.DataFrame", material: Material) -> "pl.DataFrame":
-        """Items drawn from the category of the query's first item (by id); rank is the order of the draw."""
+    def _of_category(
+        self, train: "pl.DataFrame", items: "pl.DataFrame", material: Material
+    ) -> "Iterator[pl.DataFrame]":
+        """Items drawn from the category of the query's first item (by id), a block of queries at a time; rank is the
+        order of the draw."""
         import polars as pl
 
         path = pl.col("category").list.join(" > ").cast(pl.Categorical)
         category = material.read("items", [pl.col("item_id").cast(pl.Int64), path])
         queries = train.group_by("query_id").agg(pl.col("item_id").min()).sort("query_id")
         queries = queries.join(category, on="item_id", how="inner", maintain_order="left")
-        members = items.join(category, on="item_id", how="inner").sort("item_id")
-        members = members.group_by("category").agg(members=pl.col("item_id"))
-        queries = queries.join(members, on="category", how="inner", maintain_order="left")
-        size_Q = queries["members"].list.len().to_numpy().astype(np.uint64)
-        drawn = []
-        for rank in range(DRAWN * self.per_query):
-            at_Q = mix64(mix64(queries["query_id"].to_numpy(), self.seed), 1 + rank) % size_Q
-            at = queries.with_columns(at=pl.Series(at_Q.astype(np.int64)))
-            drawn.append(
-                at.select("query_id", item_id=pl.col("members").list.get(pl.col("at")), rank=pl.lit(rank, pl.Int64))
-            )
-        return pl.concat(drawn).group_by("query_id", "item_id").agg(pl.col("rank").min())
+        # Members of a category lie side by side, in the order of ids.
+        members = items.join(category, on="item_id", how="inner").sort(pl.col("category").to_physical(), "item_id")
+        places = members.with_row_index("at").group_by("category").agg(start=pl.col("at").min(), size=pl.len())
+        queries = queries.join(places, on="category", how="inner", maintain_order="left")
+        ids = members["item_id"].to_numpy()
+        for block in queries.iter_slices(DRAWN_AT_ONCE):
+            query_Q = block["query_id"].to_numpy()
+            start_Q, size_Q = (block[name].to_numpy().astype(np.uint64) for name in ("start", "size"))
+            drawn = []
+            for rank in range(DRAWN * self.per_query):
+                at_Q = start_Q + mix64(mix64(query_Q, self.seed), 1 + rank) % size_Q
+                drawn.append(pl.DataFrame({"query_id": query_Q, "item_id": ids[at_Q.astype(np.int64)], "rank": rank}))
+            yield pl.concat(drawn).group_by("query_id", "item_id").agg(pl.col("rank").min())
 
 
 def _clicked(train: "pl.DataFrame") -> "pl.DataFrame":
