@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, Literal
 if TYPE_CHECKING:
     import polars as pl
 
-SEARCHES = ("image", "text", "item")
+SEARCHES = ("image", "text", "item", "mixed")
 Transform = Literal["identity", "error"]
 
 

@@ -7,7 +7,7 @@
 | pairs | query_id, item_id, action, split |
 | events | user_id, item_id, query_id, action, timestamp; sorted by (user, time) |
 | impressions | impression_id, user_id, item_id, timestamp, clicked, split (or `history` in place of events) |
-| truth | impression_id, probability, bayes_<L>; only for simulated clicks |
+| truth | impression_id, probability (if examined), examination?, bayes_<L>; only for simulated clicks |
 | relevance | query_id, item_id, grade, split: judgements of one pair each |
 | users | user_id and any features |
 | embeddings | item_id, embedding (one length), scale where the embedding is of integers |
@@ -17,7 +17,8 @@ Items may have `available_from`: nothing happens to them before. `facts["open_hi
 items beyond the items file. `quarantine.parquet` beside them names the rows that an import left out.
 
 The kind of a query follows from what is set: `image` is an image search (with `item_id`, the photo is that item's own,
-and the item is taken out of the gallery), only `text` a text search, only `item_id` an item search (itself taken out).
+and the item is taken out of the gallery), only `text` a text search, only `item_id` an item search (itself taken out);
+`image` and `text` together are a mixed search.
 The relevant items of a query are its pairs in that split. Any file may be a folder of that name with Parquet shards.
 """
 
