@@ -79,9 +79,11 @@ def read_rows(
     values = 1.0 - measured if transform == "error" else measured
     if form.residuals == "log" and np.any(values <= 0):
         what = f"1 - {y}" if transform == "error" else y
+        percent = transform == "error" and np.any(measured > 1)
         raise TableError(
             f"{form.name} is fitted in logs and needs {what} above 0, it is not in "
-            f"{name_rows(table, np.flatnonzero(values <= 0))}; drop these rows or take the law log_line"
+            f"{name_rows(table, np.flatnonzero(values <= 0))}; "
+            + ("is it in per cent?" if percent else "drop these rows or take the law log_line")
         )
     if form.residuals == "log":
         _not_tiny(table, y, values)

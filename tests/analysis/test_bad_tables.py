@@ -118,6 +118,11 @@ def test_every_law_warns_of_duplicated_rows(name):
     assert any("duplicated rows: 3 of 33 repeat another in every column" in warning for warning in two.warnings)
 
 
+def test_a_recall_in_per_cent_is_suspected():
+    told = refusal(analysis.fit, runs().with_columns(pl.col("recall") * 100), **COLUMNS)
+    assert "needs 1 - recall above 0, it is not in rows 0, 1, 2, 3, 4 and 16 more; is it in per cent?" in told
+
+
 def test_rows_that_a_column_tells_apart_are_no_duplicates():
     table = runs(noise=0.0)  # all seeds of a budget are equal in x and y
     assert not any("duplicated" in warning for warning in analysis.fit(table, **COLUMNS).warnings)
@@ -201,7 +206,7 @@ def test_any_table_gives_a_fit_or_one_line(table, name, cluster, holdout):
 
 
 @pytest.mark.proof
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=1000, deadline=None)
 @given(st.booleans().flatmap(any_table), one_axis, clusters, holdouts)
 def test_any_of_many_tables_gives_a_fit_or_one_line(table, name, cluster, holdout):
     check_any_table(table, name, cluster, holdout)

@@ -1,4 +1,5 @@
-"""The notebook runs as it is, on a table of results and, without one, on a planted table that says so."""
+"""The notebooks run as they are: on a table of results or on real data where there are any, else on tables that say that they
+are made up."""
 
 from pathlib import Path
 
@@ -6,7 +7,7 @@ import polars as pl
 import pytest
 from planted import runs
 
-NOTEBOOK = Path(__file__).resolve().parents[2] / "notebooks" / "read_a_curve.ipynb"
+NOTEBOOKS = Path(__file__).resolve().parents[2] / "notebooks"
 
 # Only what Jupyter's own packages warn about; the notebook's own warnings are checked in its output.
 pytestmark = [
@@ -16,15 +17,14 @@ pytestmark = [
 ]
 
 
-def executed(monkeypatch, folder: Path) -> str:
-    """Everything that the notebook printed, after running it from its own folder."""
+def executed(name: str) -> str:
+    """Everything that a notebook printed, after running it from its own folder."""
     import nbformat
     from nbclient import NotebookClient
 
-    monkeypatch.setenv("MOON_RUNS", str(folder))
-    notebook = nbformat.read(NOTEBOOK, as_version=4)
+    notebook = nbformat.read(NOTEBOOKS / name, as_version=4)
     NotebookClient(
-        notebook, timeout=120, kernel_name="python3", resources={"metadata": {"path": str(NOTEBOOK.parent)}}
+        notebook, timeout=120, kernel_name="python3", resources={"metadata": {"path": str(NOTEBOOKS)}}
     ).execute()
     outputs = [output for cell in notebook.cells if cell.cell_type == "code" for output in cell.outputs]
     assert any("image/svg+xml" in output.get("data", {}) for output in outputs)
@@ -41,17 +41,57 @@ def test_it_runs_on_results(monkeypatch, tmp_path):
     rest = [table.head(1).with_columns(**{k: pl.lit(v, table.schema[k]) for k, v in o.items()}) for o in others]
     table = pl.concat([table, *rest])
     table.write_parquet(tmp_path / "training_tokens" / "results.parquet")
-    text = executed(monkeypatch, tmp_path)
+    monkeypatch.setenv("MOON_RUNS", str(tmp_path))
+    text = executed("read_a_curve.ipynb")
     assert "PLANTED" not in text
     assert "power_floor: y = E + A x^-alpha" in text
 
 
 def test_it_runs_without_results_and_says_that_its_table_is_planted(monkeypatch, tmp_path):
-    assert "PLANTED TABLE: what follows is not a measurement." in executed(monkeypatch, tmp_path)
+    monkeypatch.setenv("MOON_RUNS", str(tmp_path))
+    assert "PLANTED TABLE: what follows is not a measurement." in executed("read_a_curve.ipynb")
 
 
-def test_it_is_kept_without_outputs():
+def check_own_csv(text: str) -> None:
+    """What the tutorial says in words is what its tables show."""
+    assert "MADE UP TABLES" in text
+    first = text[: text.index("held_x")]
+    assert "3 of 3 runs within the 95" in first
+    assert first.count("warning:") == first.count("warning: simulated data") == 1
+    assert "the floor E is not identified: tokens spans 1.3 decades" in text
+    assert "per cent: power_floor is fitted in logs" in text
+    assert "a table pasted twice: duplicated rows: 24 of 48" in text
+    assert "best proxy: image_recall" in text
+    assert "True True" in text  # saved and loaded
+    assert "figure: fit.png, fit.svg" in text
+    rows = [line.split()[:4] for line in text.splitlines() if line.startswith(("0.0  ", "0.2  ", "0.3  ", "0.4  "))]
+    foretold = [float(row[1]) for row in rows]
+    truth = float(next(line for line in text.splitlines() if line.startswith("truth    ")).split()[-1])
+    assert foretold == sorted(foretold)
+    assert len(foretold) == 4
+    assert foretold[0] < foretold[1] < truth < foretold[2] < foretold[3]
+
+
+def test_the_tutorial_on_your_own_csv_runs_and_shows_what_it_says(monkeypatch):
+    monkeypatch.delenv("MOON_SCALING", raising=False)
+    text = executed("fit_your_own_csv.ipynb")
+    check_own_csv(text)
+    assert "no folder given" in text
+
+
+@pytest.mark.proof
+@pytest.mark.real_data
+def test_the_tutorial_runs_on_real_data(monkeypatch, real_data):
+    monkeypatch.setenv("MOON_SCALING", str(real_data / "scaling"))
+    text = executed("fit_your_own_csv.ipynb")
+    check_own_csv(text)
+    assert "  E      1.817  95%" in text
+    assert "exchange rate of ImageNet into COCO R@5: 0.77" in text
+
+
+@pytest.mark.parametrize("path", sorted(NOTEBOOKS.glob("*.ipynb")), ids=lambda path: path.stem)
+def test_it_is_kept_without_outputs(path):
     import nbformat
 
-    notebook = nbformat.read(NOTEBOOK, as_version=4)
+    notebook = nbformat.read(path, as_version=4)
     assert not any(cell.get("outputs") or cell.get("execution_count") for cell in notebook.cells)

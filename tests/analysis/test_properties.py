@@ -157,7 +157,7 @@ def test_the_choice_of_a_law_knows_no_order_and_no_unit(random, x_unit):
 
 
 @pytest.mark.proof
-@settings(max_examples=8, deadline=None)
+@settings(max_examples=3, deadline=None)
 @given(orders, units)
 def test_nor_does_the_choice_among_all_laws(random, x_unit):
     check_choice(random, x_unit)
