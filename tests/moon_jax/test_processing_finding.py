@@ -1,8 +1,10 @@
 """Each transformation finds what was planted and nothing else: against brute force, and against copies made on purpose."""
 
 import io
+import math
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import polars as pl
@@ -12,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from moon_jax.data import processing
 from moon_jax.data.contract import DataError, Dataset
 from moon_jax.data.processing import (
     EntityFilter,
@@ -75,10 +78,24 @@ def test_near_titles_are_those_of_the_exact_jaccard(titles: list[list[str]], thr
 
     sets = [runs(words) for words in titles]
     alike = np.array([[len(a & b) / len(a | b) >= threshold for b in sets] for a in sets])
-    # One row a band and many bands: a candidate is missed with probability below (1 - .3)^128.
-    config = NearTitles(threshold=threshold, shingle=shingle, bands=128, rows=1)
     words = pl.Series([[ord(w) for w in words] for words in titles], dtype=pl.List(pl.UInt64))
-    assert config.leaders(words).tolist() == greedy(alike).tolist()
+    with mock.patch.object(processing.titles, "MISSED", 1e-12):
+        found = NearTitles(threshold=threshold, shingle=shingle, bands=128).leaders(words)
+    assert found.tolist() == greedy(alike).tolist()
+
+
+@pytest.mark.parametrize("threshold", [0.5, 0.65, 0.8, 0.9])
+def test_few_pairs_at_the_threshold_are_missed(threshold: float) -> None:
+    """4,000 pairs of texts just at the threshold, each of its own words."""
+    rng, size = np.random.default_rng(0), 40
+    shared = math.ceil(threshold * 2 * size / (1 + threshold))
+    texts = []
+    for words in rng.integers(0, 2**62, (4000, 2 * size - shared)).astype(np.uint64).tolist():
+        texts += [words[:size], words[size - shared :]]
+    leader = NearTitles(threshold=threshold, shingle=1).leaders(pl.Series(texts, dtype=pl.List(pl.UInt64)))
+    found = (leader[1::2] == np.arange(0, leader.size, 2)).mean()
+    assert found >= 1 - 0.002 - 3 * (0.002 / 4000) ** 0.5
+    assert (leader[::2] == np.arange(0, leader.size, 2)).all()
 
 
 def catalogue(folder: Path, photos: list[bytes], titles: list[str] | None = None, **columns: Any) -> Dataset:

@@ -214,7 +214,7 @@ def signature(encoded: bytes, place: str) -> tuple[bytes, bytes, bytes]:
         raise
     except Exception as error:  # decoders raise many kinds: OSError, SyntaxError, struct.error, ...
         raise DataError(f"{place}: image does not decode ({type(error).__name__}); run `moon data check`") from None
-    if whole.mode == "RGBA" and whole.getextrema()[3] == (255, 255):
+    if whole.mode == "RGBA" and whole.getchannel("A").getextrema() == (255, 255):
         whole = whole.convert("RGB")  # nothing is transparent: the same pixels as without that channel
     digest = hashlib.blake2b(f"{whole.mode} {whole.size}".encode() + whole.tobytes(), digest_size=16).digest()
     seen = whole.convert("RGB")

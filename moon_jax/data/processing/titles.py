@@ -1,6 +1,7 @@
 """Near-duplicate texts by MinHash (Broder 1997): words, shingles, signatures in bands, and the exact Jaccard at last."""
 
 import hashlib
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
 Array = np.ndarray
 SLICE = 1 << 16  # texts read at a time
 SIGNED = 1 << 13  # texts signed at a time
+MISSED = 0.002  # of pairs at the threshold, at most
+LONGEST = 8  # band; longer ones save nothing any more
 COMPARED = 1 << 15  # pairs of texts compared at a time, where they have eight shingles
 
 
@@ -25,12 +28,12 @@ class NearTitles(Transformation):
     """Titles that share at least `threshold` of their shingles (Jaccard); likewise the texts of text searches.
 
     Of alike titles the item of the lowest id stands for the others (a search by their photos stays); of alike texts the
-    query of the lowest id asks for all. MinHash finds the candidates, the exact Jaccard decides: at the threshold .8 a
-    candidate is missed with probability (1 - .8^6)^24 = .0007, nothing unlike is taken.
+    query of the lowest id asks for all. MinHash finds the candidates, the exact Jaccard decides: a pair at the threshold
+    is missed with a probability of at most .002, nothing unlike is taken.
 
     Attributes:
         shingle: words in a shingle; a shorter text is one shingle.
-        bands, rows: of the signature; two texts become candidates with probability 1 - (1 - J^rows)^bands.
+        bands: of the signature; more bands cost more and propose fewer candidates in vain.
     """
 
     name: ClassVar[str] = "near_titles"
@@ -38,12 +41,19 @@ class NearTitles(Transformation):
     threshold: float = 0.8
     shingle: int = 2
     bands: int = 24
-    rows: int = 6
 
     def __post_init__(self) -> None:
         super().__post_init__()
         self.require(0 < self.threshold <= 1, f"threshold {self.threshold} must lie in (0, 1]")
-        self.require(min(self.shingle, self.bands, self.rows) >= 1, "shingle, bands and rows must be at least 1")
+        self.require(min(self.shingle, self.bands) >= 1, "shingle and bands must be at least 1")
+
+    @property
+    def rows(self) -> int:
+        """Minima in a band, as many as `MISSED` allows: two texts become candidates at 1 - (1 - J^rows)^bands."""
+        if self.threshold == 1:
+            return LONGEST
+        agree = 1 - MISSED ** (1 / self.bands)
+        return min(LONGEST, max(1, int(math.log(agree) / math.log(self.threshold))))
 
     def decide(self, working: Working, material: Material) -> Decision:
         import polars as pl
