@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import polars as pl
 
-BATCH_BYTES = 1 << 26  # what a batch may take once it is decoded, about
-BATCH_ROWS = 1 << 18  # at most: stored small does not mean small when decoded
+BATCH_BYTES = 1 << 27  # what a batch may take once it is decoded, about
+BATCH_ROWS = 1 << 18  # at most
+PROBE_ROWS = 2048  # read first, to see what a row takes: stored small does not mean small when decoded
 WHOLE_BYTES, WHOLE_ROWS = 1 << 27, 1 << 20  # a smaller table's column is read once and kept while it is digested
 
 Chunks = Callable[[], "Iterator[pl.Series]"]  # a column in parts, from the start at every call
@@ -122,25 +123,30 @@ def batches(
 ) -> Iterator[tuple[int, "pl.DataFrame"]]:
     """(row of the table at which it starts, some columns of consecutive rows), shard by shard, in bounded memory.
 
-    A batch has at most `rows` rows; by default as many as take about 64 MiB. Raises DataError as `read_table` does.
+    A batch has at most `rows` rows; by default as many as take about 128 MiB. Raises DataError as `read_table` does.
     """
     import polars as pl
 
     start = 0
     for shard in shards(path):
+        with reading(shard):
+            frame = pl.scan_parquet(shard, glob=False)
+            frame = frame.select(columns) if columns is not None else frame
         height = count_rows(shard)
-        size = rows or _batch_rows(shard, height)
+        size = rows or _batch_rows(frame, height, shard)
         for row in range(0, height, size):
             with reading(shard):
-                frame = pl.scan_parquet(shard, glob=False)
-                part = (frame.select(columns) if columns is not None else frame).slice(row, size).collect()
+                part = frame.slice(row, size).collect()
             yield start + row, part
         start += height
 
 
-def _batch_rows(shard: Path, height: int) -> int:
-    stored = max(shard.stat().st_size, 1)
-    return max(256, min(BATCH_ROWS, BATCH_BYTES * max(height, 1) // (4 * stored)))  # decoded it is about four times
+def _batch_rows(frame: "pl.LazyFrame", height: int, shard: Path) -> int:
+    if height <= PROBE_ROWS:
+        return PROBE_ROWS
+    with reading(shard):
+        taken = frame.head(PROBE_ROWS).collect().estimated_size() / PROBE_ROWS
+    return int(max(256, min(BATCH_ROWS, BATCH_BYTES / max(taken, 1))))
 
 
 def logical_digest(path: Path | str) -> str:

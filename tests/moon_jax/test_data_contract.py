@@ -215,7 +215,7 @@ def test_a_table_read_in_batches_is_the_table(tmp_path: Path, rows: list[dict[st
     held = logical_digest(tmp_path / "x.parquet")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(data_tables, "WHOLE_ROWS", -1)
-        patch.setattr(data_tables, "_batch_rows", lambda shard, height: size)
+        patch.setattr(data_tables, "_batch_rows", lambda frame, height, shard: size)
         data_tables._digest_once.cache_clear()
         assert logical_digest(tmp_path / "x.parquet") == held
 
