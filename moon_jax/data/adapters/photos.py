@@ -14,6 +14,8 @@ from moon_jax.data.contract import DataError
 
 MAX_BYTES = 1 << 26  # one photo; a larger member of a zip is not unpacked
 MAX_TEXT = 1 << 29  # one text file out of a zip
+MAX_EXPANSION = 50  # photos are compressed already: a large member that swells more than this is a bomb
+JUDGED_BYTES = 1 << 26  # of photos that are decoded together
 Reader = Callable[[str], bytes | None]
 
 
@@ -72,6 +74,8 @@ def _refuse_outside(name: str) -> None:
 def _unpack(opened: zipfile.ZipFile, info: zipfile.ZipInfo, limit: int) -> bytes:
     if info.file_size > limit:  # the stream ends there, too, whatever it really holds
         raise UnusableError(f"zip member is larger than {limit >> 20} MiB")
+    if limit == MAX_BYTES and info.file_size > max(1 << 20, MAX_EXPANSION * info.compress_size):
+        raise UnusableError(f"zip member would swell more than {MAX_EXPANSION} times")
     try:
         return opened.read(info)
     except Exception as error:  # decompressors raise many kinds: BadZipFile, zlib.error, RuntimeError (a password), ...
@@ -124,14 +128,24 @@ def read_photos(
 
 def read_all(read: Reader, photos: Sequence[str | bytes | None]) -> list[tuple[bytes | None, str | None]]:
     """(bytes, why they cannot be used) of each photo, given by name or by its bytes; (None, None) where it is absent."""
-    found: list[tuple[bytes | None, str | None]] = []
+    judged: list[tuple[bytes | None, str | None]] = []
+    waiting: list[tuple[bytes | None, str | None]] = []
+    size = 0
     for photo in photos:
         try:
-            found.append((read(photo) if isinstance(photo, str) else photo, None))
+            encoded, reason = (read(photo) if isinstance(photo, str) else photo), None
         except UnusableError as error:
-            found.append((None, str(error)))
+            encoded, reason = None, str(error)
+        waiting.append((encoded, reason))
+        size += len(encoded or b"")
+        if size > JUDGED_BYTES:  # what does not decode is let go before more is read
+            judged, waiting, size = judged + _judged(waiting), [], 0
+    return judged + _judged(waiting)
+
+
+def _judged(found: list[tuple[bytes | None, str | None]]) -> list[tuple[bytes | None, str | None]]:
     reasons = image_faults([encoded for encoded, _ in found])
-    return [(encoded, told or fault) for (encoded, told), fault in zip(found, reasons, strict=True)]
+    return [(None if fault else encoded, told or fault) for (encoded, told), fault in zip(found, reasons, strict=True)]
 
 
 def read_text(source: Path, name: str) -> str:
