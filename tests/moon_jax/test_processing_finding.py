@@ -384,3 +384,24 @@ def test_mined_negatives_are_the_most_similar_that_the_guard_leaves(tmp_path: Pa
 def test_a_config_that_makes_no_sense_is_told(make: Any, told: str) -> None:
     with pytest.raises(DataError, match=told):
         make()
+
+
+@pytest.mark.proof
+@pytest.mark.real_data
+def test_the_same_pixels_on_real_photos_are_those_of_a_count_by_hand(real_data: Path, tmp_path: Path) -> None:
+    from moon_jax.data.adapters.fashion import import_fashion
+
+    source = import_fashion(real_data / "fashion-product-images-small", tmp_path / "fashion")
+    done = process_dataset(source.folder, tmp_path / "to", [ExactImages()])
+    pairs, queries = source.read("pairs"), source.read("queries", ["query_id", "item_id"])
+    held = pairs.filter(pl.col("split") != "train")
+    asked = queries.filter(pl.col("query_id").is_in(held["query_id"].implode()))["item_id"]
+    evaluated = set(held["item_id"].to_list()) | set(asked.to_list())
+    seen: dict[bytes, int] = {}
+    copies = set()
+    for item, photo in source.read("items", ["item_id", "image"]).sort("item_id").iter_rows():
+        if item not in evaluated:
+            pixels = np.asarray(Image.open(io.BytesIO(photo)).convert("RGB"))
+            if seen.setdefault(repr(pixels.shape).encode() + pixels.tobytes(), item) != item:
+                copies.add(item)
+    assert set(done.read("items").filter(~pl.col("in_training"))["item_id"].to_list()) == copies
