@@ -5,8 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
-import tyro
-from tyro.conf import Positional, arg, subcommand
+from tyro.conf import Positional, UseAppendAction, arg, subcommand
 
 from experiments.commands.common import BAD_INPUT, DONE, bar, say
 
@@ -22,7 +21,7 @@ class WorldCommand:
               moon data world data/large --products 100000 --users 1000000
     """
 
-    folder: Positional[Annotated[Path, arg(metavar="DIR")]]
+    folder: Positional[Annotated[Path, arg(metavar="DIR", help="a contract directory")]]
     drives: Literal["visual", "text", "id", "popularity"] = "visual"
     """What clicks follow: what only images show, only titles show, neither, or how popular an item is."""
     preset: str = "demo"
@@ -78,7 +77,7 @@ class PictureCommand:
     Example: moon data picture data/feed --to feed.html
     """
 
-    folder: Positional[Annotated[Path, arg(metavar="DIR")]]
+    folder: Positional[Annotated[Path, arg(metavar="DIR", help="a contract directory")]]
     to: Path = Path("world.html")
 
     def __call__(self) -> int:
@@ -107,9 +106,9 @@ class ImportCommand:
     """
 
     name: Positional[Annotated[str, arg(metavar="NAME", help="table, fashion, movielens, taobao_mm, mmctr or esci")]]
-    source: Positional[Annotated[Path, arg(metavar="SOURCE")]]
-    folder: Positional[Annotated[Path, arg(metavar="DIR")]]
-    map: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
+    source: Positional[Annotated[Path, arg(metavar="SOURCE", help="as you have it: a folder or a zip")]]
+    folder: Positional[Annotated[Path, arg(metavar="DIR", help="a contract directory")]]
+    map: UseAppendAction[tuple[str, ...]] = ()
     """table: NAME=COLUMN, once for each column; names: item_id, title, image, category, attributes, product_id, \
 available_from, and those of other tables as pairs.item_id."""
     locales: tuple[str, ...] = ()
@@ -161,9 +160,9 @@ class ProcessCommand:
     """
 
     source: Positional[Annotated[Path, arg(metavar="SRC")]]
-    folder: Positional[Annotated[Path, arg(metavar="DIR")]]
+    folder: Positional[Annotated[Path, arg(metavar="DIR", help="a contract directory")]]
     transformations: Annotated[
-        tyro.conf.UseAppendAction[tuple[str, ...]], arg(name="with", metavar="NAME[:SETTING=VALUE,...]")
+        UseAppendAction[tuple[str, ...]], arg(name="with", metavar="NAME[:SETTING=VALUE,...]")
     ] = ()
     """A transformation, once for each. A killed command goes on where it was when it is called again."""
     vectors: Path | None = None
@@ -191,7 +190,7 @@ class SimulateCommand:
     """
 
     catalogue: Positional[Annotated[Path, arg(metavar="CATALOGUE")]]
-    folder: Positional[Annotated[Path, arg(metavar="DIR")]]
+    folder: Positional[Annotated[Path, arg(metavar="DIR", help="a contract directory")]]
     by: tuple[str, ...] = ("colour", "category")
     """Attributes whose combination drives clicks."""
     users: int = 1500
@@ -226,7 +225,7 @@ class CheckCommand:
     Example: moon data check data/fashion
     """
 
-    folder: Positional[Annotated[Path, arg(metavar="DIR")]]
+    folder: Positional[Annotated[Path, arg(metavar="DIR", help="a contract directory")]]
     show: int = 50
     """Faults to print."""
 
@@ -242,29 +241,35 @@ class CheckCommand:
         return BAD_INPUT if faults else told(open_dataset(self.folder))
 
 
+DataCommand = (
+    Annotated[WorldCommand, subcommand("world")]
+    | Annotated[ImportCommand, subcommand("import")]
+    | Annotated[ProcessCommand, subcommand("process")]
+    | Annotated[SimulateCommand, subcommand("simulate")]
+    | Annotated[CheckCommand, subcommand("check")]
+    | Annotated[PictureCommand, subcommand("picture")]
+)
+
+
 @dataclass
-class DataCommand:
-    """Make, import and check datasets.
+class DataCommands:
+    """Make, import, process and check datasets: `moon data --help` leads from a folder of images to a checked dataset.
 
-    From a folder of images and a CSV to a checked dataset:
-      moon data import table SHOP DIR --map item_id=sku --map title=name --map image=photo
-      moon data check DIR
-      moon run training_tokens --data DIR
-
-    No data at hand: moon data world DIR makes a world whose answers are known, moon data picture DIR shows it.
+    Example: moon data import table SHOP DIR --map item_id=sku --map title=name --map image=photo
     """
 
-    do: tyro.conf.OmitSubcommandPrefixes[
-        Annotated[WorldCommand, subcommand("world")]
-        | Annotated[ImportCommand, subcommand("import")]
-        | Annotated[ProcessCommand, subcommand("process")]
-        | Annotated[SimulateCommand, subcommand("simulate")]
-        | Annotated[CheckCommand, subcommand("check")]
-        | Annotated[PictureCommand, subcommand("picture")]
-    ]
+    def __call__(self) -> int:  # `main` hands everything after "data" to DataCommand: no option of its own is left
+        raise AssertionError("unreachable")
 
-    def __call__(self) -> int:
-        return self.do()
+
+DESCRIPTION = """Make, import, process and check datasets.
+
+From a folder of images and a CSV to a checked dataset:
+  moon data import table SHOP DIR --map item_id=sku --map title=name --map image=photo
+  moon data check DIR
+  moon run training_tokens --data DIR
+
+No data at hand: moon data world DIR makes a world whose answers are known, moon data picture DIR shows it."""
 
 
 def told(dataset) -> int:  # type: ignore[no-untyped-def]
