@@ -61,7 +61,7 @@ def test_a_parabola_measures_its_own_noise_and_an_interpolation_cannot():
 def test_noise_may_be_a_column_and_widens_the_interval():
     table = valleys(noise=0.01, seed=1).with_columns(sd=pl.lit(0.01))
     one, two = asked(table, noise=0.01), asked(table, noise="sd")
-    assert one == two
+    assert (one.exponent, one.interval, one.rows) == (two.exponent, two.interval, two.rows)
     wide = asked(table, noise=0.04)
     assert np.ptp(wide.interval) > 2 * np.ptp(one.interval)
 
