@@ -1,5 +1,6 @@
 """What the commands share: exit codes, printing, a progress bar."""
 
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,9 +20,9 @@ def is_users(error: ValueError) -> bool:
 
 @contextmanager
 def bar(what: str) -> Iterator[Callable[[int, int], None]]:
-    """A progress bar, gone when done, as a callback (done, total)."""
+    """A progress bar, gone when done, as a callback (done, total); none where nobody looks (a pipe, a log)."""
     from rich.progress import Progress
 
-    with Progress(transient=True) as progress:
+    with Progress(transient=True, disable=not sys.stdout.isatty()) as progress:
         task = progress.add_task(what, total=None)
         yield lambda done, total: progress.update(task, completed=done, total=total)
