@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import polars as pl
 
-BATCH_BYTES = 1 << 27  # what a batch may take once it is decoded, about
+BATCH_BYTES = 1 << 26  # what a batch may take once it is decoded, about
 BATCH_ROWS = 1 << 18  # at most
 PROBE_ROWS = 2048  # read first, to see what a row takes: stored small does not mean small when decoded
 WHOLE_BYTES, WHOLE_ROWS = 1 << 27, 1 << 20  # a smaller table's column is read once and kept while it is digested
@@ -123,7 +123,7 @@ def batches(
 ) -> Iterator[tuple[int, "pl.DataFrame"]]:
     """(row of the table at which it starts, some columns of consecutive rows), shard by shard, in bounded memory.
 
-    A batch has at most `rows` rows; by default as many as take about 128 MiB. Raises DataError as `read_table` does.
+    A batch has at most `rows` rows; by default as many as take about 64 MiB. Raises DataError as `read_table` does.
     """
     import polars as pl
 
