@@ -181,6 +181,18 @@ def test_near_titles_stand_for_each_other_and_their_photos_do_not(tmp_path: Path
     assert replaced(source, tmp_path / "looser", NearTitles(threshold=0.5)) == {1: 0, 2: 0}
 
 
+def test_variants_of_one_product_keep_their_common_title(tmp_path: Path) -> None:
+    title = "acme mens running shoe light blue"
+    source = catalogue(
+        tmp_path / "source",
+        [encoded(picture(k)) for k in range(4)],
+        [title] * 3 + ["a mug"],
+        product_id=[7, 7, 8, 9, 10, 11, 12],
+    )
+    assert replaced(source, tmp_path / "across", NearTitles()) == {2: 0}
+    assert replaced(source, tmp_path / "within", NearTitles(within=True)) == {1: 0, 2: 0}
+
+
 def test_a_pair_whose_query_shows_the_items_own_pixels_goes(tmp_path: Path) -> None:
     """Item 1 is a copy of item 0: searches by item 1's photo, its own or a user's, found item 0, and now do not."""
     tables = random_tables(2)

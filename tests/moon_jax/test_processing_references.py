@@ -111,7 +111,7 @@ def test_a_held_out_item_is_neither_replaced_nor_stood_for(tmp_path: Path) -> No
     held = tables["pairs"].filter(pl.col("split") != "train")["item_id"]
     every = tables["items"].with_columns(title=pl.lit("the same title"), product_id=pl.lit(1))
     source = written(tmp_path / "source", {**tables, "items": every})
-    for transformation in (MergeVariants(), NearTitles()):
+    for transformation in (MergeVariants(), NearTitles(within=True)):
         done = process_dataset(source.folder, tmp_path / transformation.name, [transformation])
         was = set(source.read("pairs").filter(pl.col("split") == "train").select("query_id", "item_id").rows())
         now = set(done.read("pairs").filter(pl.col("split") == "train").select("query_id", "item_id").rows())

@@ -34,6 +34,8 @@ class NearTitles(Transformation):
     Attributes:
         shingle: words in a shingle; a shorter text is one shingle.
         bands: of the signature; more bands cost more and propose fewer candidates in vain.
+        within: variants of one product may stand for each other, too. They share their title by nature, so without it this
+            is a second `variants` wherever titles define products.
     """
 
     name: ClassVar[str] = "near_titles"
@@ -41,6 +43,7 @@ class NearTitles(Transformation):
     threshold: float = 0.8
     shingle: int = 2
     bands: int = 24
+    within: bool = False
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -59,6 +62,12 @@ class NearTitles(Transformation):
         import polars as pl
 
         items = self.moves(working.eligible_items(self.scope)["item_id"], "items", "title", material)
+        if not self.within:
+            product = working.items.select("item_id", "product_id")
+            items = items.join(product, on="item_id", maintain_order="left").join(
+                product.rename({"item_id": "kept", "product_id": "other"}), on="kept", maintain_order="left"
+            )
+            items = items.filter(pl.col("product_id") != pl.col("other")).select("item_id", "kept")
         texts = working.eligible_queries(self.scope).filter(pl.col("kind") == "text")
         queries = pl.DataFrame(schema={"query_id": pl.Int64, "kept": pl.Int64})
         if len(texts):
