@@ -87,6 +87,7 @@ def _encode_enum(value: enum.Enum, path: str) -> dict[str, str]:
 
 
 def _encode_dataclass(value: Any, path: str) -> dict[str, Any]:
+    """A field with `metadata={"added": True}` is left out at its default: steps from before it was there keep their ids."""
     kind = type(value)
     if not kind.__dataclass_params__.frozen:
         raise SweepError(f"{path}: dataclass {kind.__qualname__} is not frozen; declare it @dataclass(frozen=True)")
@@ -94,7 +95,9 @@ def _encode_dataclass(value: Any, path: str) -> dict[str, Any]:
     for field in dataclasses.fields(value):
         if not field.init:
             raise SweepError(f"{path}.{field.name}: a field with init=False cannot be rebuilt; make it a property")
-        fields[field.name] = encode(getattr(value, field.name), f"{path}.{field.name}")
+        form = encode(getattr(value, field.name), f"{path}.{field.name}")
+        if not (field.metadata.get("added") and text_of(form) == canonical(field.default)):
+            fields[field.name] = form
     return {"$class": _class_name(kind, path), "fields": fields}
 
 
@@ -146,8 +149,9 @@ def _decode_dataclass(form: dict[str, Any], path: str) -> Any:
     if not (isinstance(kind, type) and dataclasses.is_dataclass(kind)):
         raise SweepError(f"{path}: {form['$class']} is not a dataclass any more")
     declared, stored = {field.name for field in dataclasses.fields(kind)}, set(form["fields"])
-    if declared != stored:
-        names = ", ".join(sorted(declared ^ stored))
+    added = {field.name for field in dataclasses.fields(kind) if field.metadata.get("added")}
+    if declared != stored | added:
+        names = ", ".join(sorted(declared ^ (stored | added)))
         raise SweepError(f"{path}: the fields of {form['$class']} have changed ({names}); plan the question anew")
     return kind(**{name: decode(part, f"{path}.{name}") for name, part in form["fields"].items()})
 

@@ -1,10 +1,14 @@
 """From prepared arrays to batches: memory-mapped, shuffled and checkpointable by grain.
 
-`stages/prepare.py` decodes images and tokenises text once; here they are only gathered. A batch has one form, so that
-its keys cannot be told apart by what they show; forms are interleaved by weight.
+`stages/prepare.py` decodes images and tokenises text once; here they are only gathered, or decoded from the bytes where
+they were left encoded. A batch has one form, so that its keys cannot be told apart by what they show; forms are
+interleaved by weight.
 """
 
+import math
+import sys
 from dataclasses import dataclass
+from fractions import Fraction
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -14,6 +18,7 @@ import numpy as np
 
 from moon_jax.data.contract import DataError
 from moon_jax.data.forms import OWN, SEARCHES, Form
+from moon_jax.data.images import EncodedImages
 
 Array = np.ndarray
 SPLITS = ("train", "valid", "test")
@@ -27,16 +32,18 @@ class Prepared:
     query_images uint8 I x H x W x 3 for the queries that have one; query_image_row int64 Q (-1: none);
     query_text int32 Q x T; query_item int64 Q, the item a query is or shows (-1: none);
     query_search int8 Q, index into SEARCHES; pairs int64 P x 2 (query row, item row); pair_split int8 P.
+    Images that were left encoded are decoded where they are indexed (`data.images.EncodedImages`).
     """
 
     folder: Path
 
-    def __getattr__(self, name: str) -> Array:
+    def __getattr__(self, name: str) -> Any:
         path = self.folder / f"{name}.npy"
-        if name.startswith("_") or not path.exists():
+        encoded = self.folder / name
+        if name.startswith("_") or not (path.exists() or encoded.is_dir()):
             raise AttributeError(name)
-        array = np.load(path, mmap_mode="r", allow_pickle=False)
-        self.__dict__[name] = array  # a memory map is opened once
+        array = EncodedImages(encoded) if encoded.is_dir() else np.load(path, mmap_mode="r", allow_pickle=False)
+        self.__dict__[name] = array  # opened once
         return array
 
     def pairs_of(self, search: str, split: str) -> Array:
@@ -100,25 +107,77 @@ class Prepared:
         return tokens + words / len(pairs), len(pairs)
 
 
-def training_batches(prepared: Prepared, forms: tuple[Form, ...], batch: int, seed: int) -> grain.DatasetIterator:
+def training_batches(
+    prepared: Prepared, forms: tuple[Form, ...], batch: int, seed: int, *, process: tuple[int, int] | None = None
+) -> grain.DatasetIterator:
     """An endless, deterministic, checkpointable iterator over host batches (dicts of arrays, see `gather`).
 
-    Each form's pairs are shuffled anew every pass; a batch holds pairs of one form.
+    Each form's pairs are shuffled anew every pass; a batch holds pairs of one form. The position is the number of batches
+    consumed, whatever was prefetched, so that a run may go on with another number of processes.
+
+    Args:
+        batch: pairs of a global batch.
+        process: (index, count): this process gets the index-th of count equal parts of each global batch; by default
+            jax's own.
+
+    Raises:
+        DataError: too few pairs for a batch, a batch that processes cannot share equally, a weight that is none.
     """
+    if process is None:
+        import jax
+
+        process = jax.process_index(), jax.process_count()
+    index, count = process
+    if batch % count:
+        raise DataError(f"a batch of {batch} cannot be shared equally by {count} processes; take a multiple of {count}")
+    part = slice(index * batch // count, (index + 1) * batch // count)
     parts = []
-    for index, form in enumerate(forms):
+    for number, form in enumerate(forms):
         pairs = prepared.pairs_of(form.search, "train")
         if len(pairs) < batch:
             raise DataError(f"{len(pairs)} training pairs for {form.search} search are fewer than a batch of {batch}")
-        rows = grain.MapDataset.source(pairs).seed(1000 * seed + index).shuffle().repeat()
-        parts.append(rows.batch(batch, drop_remainder=True).map(_Gather(prepared, form)))
-    mixed = parts[0] if len(parts) == 1 else grain.MapDataset.mix(parts, weights=[form.weight for form in forms])
+        rows = grain.MapDataset.source(pairs).seed(1000 * seed + number).shuffle().repeat()
+        parts.append(rows.batch(batch, drop_remainder=True).map(_Gather(prepared, form, part)))
+    mixed = grain.MapDataset.select_from_datasets(parts, Mixture(tuple(form.weight for form in forms)))
     return iter(mixed.to_iter_dataset(grain.ReadOptions(num_threads=1, prefetch_buffer_size=2)))
 
 
 class _Gather(grain.transforms.Map):
-    def __init__(self, prepared: Prepared, form: Form):
-        self.prepared, self.form = prepared, form
+    def __init__(self, prepared: Prepared, form: Form, part: slice):
+        self.prepared, self.form, self.part = prepared, form, part
 
     def map(self, element: Any) -> dict[str, Array]:
-        return self.prepared.gather(self.form, element)
+        return self.prepared.gather(self.form, element[self.part])
+
+
+class Mixture:
+    """place of a batch -> (form, place in the form's own batches), by weight, as evenly spread as can be.
+
+    grain's own `mix` rounds weights to hundredths of the smallest (0.3 beside 0.1 becomes 299 to 100); here n shares of a
+    whole pass over the mixture are exactly n batches. Where grain is exact the order is grain's.
+    """
+
+    def __init__(self, weights: tuple[float, ...]):
+        for weight in weights:
+            if not (math.isfinite(weight) and weight > 0):
+                raise DataError(
+                    f"a form of weight {weight} is none of a mixture; take a number above 0, or leave it out"
+                )
+        exact = [Fraction(weight).limit_denominator(10_000) for weight in weights]
+        if 0 in exact:
+            raise DataError(f"a form of weight {min(weights)} is too rare for a mixture; the least is 0.0001")
+        whole = math.lcm(*(share.denominator for share in exact))
+        self.shares = tuple(int(share * whole) for share in exact)
+
+    def __len__(self) -> int:
+        return sys.maxsize
+
+    def __getitem__(self, place: int) -> tuple[int, int]:
+        """Form by form: of the places that earlier forms left, each takes its share, counted up to here and to the next."""
+        here, after, left = place, place + 1, sum(self.shares)
+        for form, share in enumerate(self.shares):
+            rest, rest_after = here * (left - share) // left, after * (left - share) // left
+            if after - rest_after > here - rest:
+                return form, here - rest
+            here, after, left = rest, rest_after, left - share
+        raise AssertionError("the last form takes all that is left")

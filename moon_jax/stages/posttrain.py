@@ -100,7 +100,7 @@ def posttrain(
             steps=steps,
             folder=folder,
             report=report,
-            place=lambda batch: jax.device_put(batch, split_batch(mesh)),
+            place=lambda batch: jax.make_array_from_process_local_data(split_batch(mesh), batch),
         )
     except DivergedError as error:
         return {"status": "diverged", "diverged_at_step": error.step}

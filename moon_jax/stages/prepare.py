@@ -1,20 +1,19 @@
 """Prepare: decode every image once, train the tokenizer, tokenise; memory-mapped arrays that all cells share."""
 
-import io
 import json
-from collections.abc import Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+import shutil
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from moon_jax.data.checking import FORMATS, MAX_PIXELS
 from moon_jax.data.contract import DataError, read_table
 from moon_jax.data.forms import SEARCHES
-from moon_jax.data.loading import SPLITS
-from moon_jax.data.tables import one_line
+from moon_jax.data.images import decode_image, decoding_threads, write_images
+from moon_jax.data.loading import SPLITS, Prepared
+from moon_jax.data.tables import batches, count_rows, read_schema
 from moon_jax.thumbnails import TWIN_COSINE, thumbnails
 
 if TYPE_CHECKING:
@@ -25,12 +24,17 @@ Array = np.ndarray
 
 @dataclass(frozen=True)
 class PrepareConfig:
-    """Image size in pixels, token budget of a text, and size of the vocabulary (BPE, trained on training titles)."""
+    """Image size in pixels, token budget of a text, and size of the vocabulary (BPE, trained on training titles).
+
+    images: "decoded" once, or left "encoded" and decoded whenever they are read, bit by bit the same: slower, for
+    catalogues whose decoded images would not fit on the disk.
+    """
 
     height: int = 32
     width: int = 32
     text_length: int = 16
     vocabulary: int = 1024
+    images: Literal["decoded", "encoded"] = field(default="decoded", metadata={"added": True})
 
 
 def prepare(
@@ -46,21 +50,20 @@ def prepare(
     The tables are those of the step that is the input "process" where there is one, else the declared files.
 
     Raises:
-        DataError: an image does not decode or is oversized (file and row are named).
+        DataError: an image does not decode or is oversized (file and row are named), or the disk has no room.
     """
     if "process" in inputs:
         files = {name: inputs["process"] / f"{name}.parquet" for name in ("items", "queries", "pairs")}
-    items, pairs = read_table(files["items"]), read_table(files["pairs"])
-    queries = _with_optional_columns(read_table(files["queries"]))
+    items, pairs = _without_images(files["items"]), read_table(files["pairs"])
+    queries = _with_optional_columns(_without_images(files["queries"]))
+    shown = _have_images(files["queries"])
     item_row = {item: row for row, item in enumerate(items["item_id"].to_list())}
     query_row = {query: row for row, query in enumerate(queries["query_id"].to_list())}
-    shown = queries["image"].is_not_null().to_numpy()
-    photos = queries.filter(queries["image"].is_not_null())["image"]
-    total = len(items) + len(photos)
 
-    decode = _Decoder(config, lambda done: report(done, total, doing="decoding images"))
-    decode(items["image"], folder / "item_images.npy", "items", 0)
-    decode(photos, folder / "query_images.npy", "queries", len(items))
+    photos = int(shown.sum())
+    decoder = _Decoder(config, folder, lambda done: report(done, len(items) + photos, doing="decoding images"))
+    decoder.write(files["items"], "items", "item_images", len(items))
+    decoder.write(files["queries"], "queries", "query_images", photos)
 
     pair_item = np.array([item_row[i] for i in pairs["item_id"].to_list()], np.int64)
     pair_query = np.array([query_row[q] for q in pairs["query_id"].to_list()], np.int64)
@@ -103,20 +106,34 @@ def prepare(
     return facts
 
 
+def _without_images(file: Path) -> "pl.DataFrame":
+    return read_table(file, [column for column in read_schema(file) if column != "image"])
+
+
+def _have_images(file: Path) -> Array:
+    """bool N, which rows have an image; none where the file has no such column, as the contract allows."""
+    if "image" not in read_schema(file):
+        return np.zeros(count_rows(file), bool)
+    parts = [frame["image"].is_not_null().to_numpy() for _, frame in batches(file, ["image"])]
+    return np.concatenate([np.zeros(0, bool), *parts])
+
+
 def _with_optional_columns(queries: "pl.DataFrame") -> "pl.DataFrame":
     """Queries with null columns for the modalities that their file leaves out, as the contract allows."""
     import polars as pl
 
-    kinds = {"text": pl.String, "image": pl.Binary, "item_id": pl.Int64}
+    kinds = {"text": pl.String, "item_id": pl.Int64}
     return queries.with_columns(pl.lit(None, kind).alias(c) for c, kind in kinds.items() if c not in queries.columns)
 
 
 def twins(folder: Path, image_row_Q: Array, item_Q: Array, held_P: Array) -> Array:
     """bool Q: held-out photo queries whose thumbnail is near-identical to a gallery item's other than their own."""
-    item_thumbs = thumbnails(np.load(folder / "item_images.npy", mmap_mode="r", allow_pickle=False))
-    photos = np.load(folder / "query_images.npy", mmap_mode="r", allow_pickle=False)
+    prepared = Prepared(folder)
     out = np.zeros(image_row_Q.size, bool)
     asked = np.unique(held_P[image_row_Q[held_P] >= 0])
+    if not asked.size:
+        return out
+    item_thumbs, photos = thumbnails(prepared.item_images), prepared.query_images
     for start in range(0, asked.size, 256):
         block = asked[start : start + 256]
         cosine_QxN = thumbnails(photos[image_row_Q[block]]) @ item_thumbs.T
@@ -127,44 +144,59 @@ def twins(folder: Path, image_row_Q: Array, item_Q: Array, held_P: Array) -> Arr
 
 
 class _Decoder:
-    """Decodes a column of encoded images into a uint8 memory map, in threads (PIL releases the interpreter lock)."""
+    """Decodes the images of a table in threads, and keeps pixels (a uint8 memory map) or bytes, as the config says."""
 
-    def __init__(self, config: PrepareConfig, progress: Callable[[int], None]):
-        self.size = (config.width, config.height)
-        self.progress = progress
+    def __init__(self, config: PrepareConfig, folder: Path, progress: Callable[[int], None]):
+        self.config, self.folder, self.progress, self.done = config, folder, progress, 0
 
-    def __call__(self, encoded: Any, path: Path, file: str, before: int) -> None:
-        shape = (len(encoded), self.size[1], self.size[0], 3)
-        if not len(encoded):
+    def write(self, file: Path, table: str, name: str, count: int) -> None:
+        """The images of `file`: for items a row each, for queries one for each that has a photo."""
+        height, width = self.config.height, self.config.width
+        blocks = self._blocks(file, table)
+        if self.config.images == "encoded":
+            encoded = (block for block, _ in blocks)
+            write_images(self.folder / name, encoded, height=height, width=width, table=table)
+            return
+        path, shape = self.folder / f"{name}.npy", (count, height, width, 3)
+        if not count:
             np.save(path, np.zeros(shape, np.uint8))
             return
+        self._require_room(count * height * width * 3, table)
         out = np.lib.format.open_memmap(path, mode="w+", dtype=np.uint8, shape=shape)
-        with ThreadPoolExecutor() as pool:
-            for start in range(0, len(encoded), 1024):
-                block = encoded[start : start + 1024].to_list()
-                rows = range(start, start + len(block))
-                out[start : start + len(block)] = list(pool.map(self.decode, block, rows, [file] * len(block)))
-                self.progress(before + start + len(block))
+        start = 0
+        for _, decoded in blocks:
+            out[start : start + len(decoded)] = decoded
+            start += len(decoded)
         out.flush()
 
-    def decode(self, data: bytes | None, row: int, file: str) -> Array:
-        from PIL import Image
+    def _blocks(self, file: Path, table: str) -> Iterator[tuple[list[bytes | None], list[Array]]]:
+        """(images as they are, the same decoded), 1024 at a time."""
 
-        if data is None:  # an item may have no photo: mid-grey stands for "nothing to see"
-            return np.full((self.size[1], self.size[0], 3), 127, np.uint8)
-        place = f"{file}.parquet, row {row}: image"
-        try:
-            with Image.open(io.BytesIO(data), formats=FORMATS) as image:
-                if image.width * image.height > MAX_PIXELS:  # by its header, before anything is decoded
-                    raise DataError(f"{place} of {image.width} x {image.height} pixels is oversized")
-                resized = image.convert("RGB").resize(self.size, Image.Resampling.BILINEAR)
-        except DataError:
-            raise
-        except (Image.DecompressionBombError, Image.DecompressionBombWarning):
-            raise DataError(f"{place} is oversized: at most {MAX_PIXELS:,} pixels are read") from None
-        except Exception as error:  # decoders raise many kinds: OSError, SyntaxError, struct.error, ...
-            raise DataError(f"{place} does not decode ({one_line(error)}); run `moon data check`") from None
-        return np.asarray(resized)
+        def decode(encoded: bytes | None, row: int) -> Array:
+            try:
+                return decode_image(encoded, self.config.height, self.config.width)
+            except DataError as error:
+                raise DataError(f"{table}.parquet, row {row}: image {error}; run `moon data check`") from None
+
+        if "image" not in read_schema(file):
+            return
+        for first, frame in batches(file, ["image"]):
+            kept = frame["image"].is_not_null().to_numpy() if table == "queries" else np.ones(len(frame), bool)
+            rows = np.flatnonzero(kept)
+            for start in range(0, rows.size, 1024):
+                block = rows[start : start + 1024]
+                encoded = frame["image"].gather(block).to_list()
+                yield encoded, list(decoding_threads().map(decode, encoded, (first + block).tolist()))
+                self.done += block.size
+                self.progress(self.done)
+
+    def _require_room(self, needed: int, table: str) -> None:
+        """A memory map grows as it is written: on a full disk the process would be killed, without a word."""
+        if needed > (free := shutil.disk_usage(self.folder).free):
+            raise DataError(
+                f"{table}.parquet: its decoded images take {needed / 2**30:,.1f} GiB, and {free / 2**30:,.1f} GiB are free at "
+                f'{self.folder}; make room, or keep them encoded (PrepareConfig(images="encoded"))'
+            )
 
 
 def train_tokenizer(texts: list[str], vocabulary: int) -> Any:
