@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     import polars as pl
 
 TOLERANCE = 1e-13
+SAME_X = 9  # decimals of log x: what differs beyond them differs by rounding alone
 SAME_OPTIMUM = 1e-3  # a start has reached the optimum if its objective is within 0.1 % of the best
 
 
@@ -221,9 +222,9 @@ def _problem(
     free = len(form.params) - len(pin)
     if len(rows.y) <= free:
         raise TableError(f"{form.name} has {free} free parameters and the fit only {len(rows.y)} points: it needs more")
-    places = np.unique(rows.x, axis=1).shape[1]
+    places = np.unique(np.round(np.log(rows.x), SAME_X), axis=1).shape[1]
     for name, axis in zip(names, rows.x, strict=True):
-        if np.ptp(axis) == 0:
+        if np.ptp(np.log(axis)) < 10.0**-SAME_X:
             raise TableError(f"column {name!r} has the one value {axis[0]:g} in all rows: no slope can be seen")
     if places < free:
         raise TableError(f"{form.name} has {free} free parameters, and the rows stand at only {places} different x")
@@ -335,12 +336,10 @@ def _diagnostics(problem: Problem, params: np.ndarray, drawn: Draws | None, rows
 
 def _correlations(problem: Problem, drawn: Draws | None) -> dict[str, float]:
     """Of the resampled parameters, as the solver moves them: "A,alpha" -> r."""
-    if drawn is None or len(problem.free) < 2:
+    if drawn is None or len(drawn.params) < 2 or len(problem.free) < 2:
         return {}
-    inner = problem.inner(drawn.params)
     names = [problem.law.names[k] for k in problem.free]
-    varies = np.ptp(inner, axis=0) > 0
-    return {
-        f"{names[i]},{names[j]}": float(np.corrcoef(inner[:, i], inner[:, j])[0, 1])
-        for i in range(len(names)) for j in range(i + 1, len(names)) if varies[i] and varies[j]
-    }  # fmt: skip
+    with np.errstate(all="ignore"):  # a parameter that does not vary has no correlation: NaN, left out
+        r = np.corrcoef(problem.inner(drawn.params), rowvar=False)
+    pairs = [(i, j) for i in range(len(names)) for j in range(i + 1, len(names))]
+    return {f"{names[i]},{names[j]}": float(r[i, j]) for i, j in pairs if np.isfinite(r[i, j])}

@@ -177,7 +177,7 @@ def solve(
             return _descend(problem, theta[rows], y[rows], weights[rows], iterations, tolerance)
 
     firsts = range(0, batch, size)
-    if len(firsts) == 1:
+    if len(firsts) <= 1:
         found = [part(0)]
     else:
         with ThreadPoolExecutor(min(len(firsts), len(os.sched_getaffinity(0)))) as pool:
