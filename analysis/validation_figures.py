@@ -69,7 +69,7 @@ def rolling_figure(left: pl.DataFrame, title: str | None = None) -> Figure:
         ax.plot(grid, middle, color=colour, lw=1.5, marker=marker, ms=5, label=label, zorder=4)
     ax.set_xscale("log")
     ticks = grid if len(grid) <= 8 else np.geomspace(grid[0], grid[-1], 6)
-    ax.set_xticks(ticks, [f"{value:.2g}x" for value in ticks])
+    ax.set_xticks(ticks, [f"{value:.0f}x" if value >= 10 else f"{value:.2g}x" for value in ticks])
     ax.minorticks_off()
     ax.set_ylim(bottom=0)
     frame(ax, "beyond the largest x fitted", "error of the mean, %")

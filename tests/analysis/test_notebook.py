@@ -1,13 +1,10 @@
 """The notebooks run as they are: on a table of results or on real data where there are any, else on tables that say that they
 are made up."""
 
-from pathlib import Path
-
 import polars as pl
 import pytest
 from planted import runs
-
-NOTEBOOKS = Path(__file__).resolve().parents[2] / "notebooks"
+from running_notebooks import NOTEBOOKS, executed
 
 # Only what Jupyter's own packages warn about; the notebook's own warnings are checked in its output.
 pytestmark = [
@@ -15,21 +12,6 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore::DeprecationWarning:nbclient"),
     pytest.mark.filterwarnings("ignore::RuntimeWarning:zmq"),
 ]
-
-
-def executed(name: str) -> str:
-    """Everything that a notebook printed, after running it from its own folder."""
-    import nbformat
-    from nbclient import NotebookClient
-
-    notebook = nbformat.read(NOTEBOOKS / name, as_version=4)
-    NotebookClient(
-        notebook, timeout=120, kernel_name="python3", resources={"metadata": {"path": str(NOTEBOOKS)}}
-    ).execute()
-    outputs = [output for cell in notebook.cells if cell.cell_type == "code" for output in cell.outputs]
-    assert any("image/svg+xml" in output.get("data", {}) for output in outputs)
-    assert not [output for output in outputs if output.get("name") == "stderr"]
-    return "".join(output.get("text", "") for output in outputs)
 
 
 def test_it_runs_on_results(monkeypatch, tmp_path):
