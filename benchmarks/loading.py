@@ -6,7 +6,8 @@ Without FOLDER on JPEGs that it makes (256 x 256, shown at 224 x 224) and remove
 Product Images in the public layout (images/ or images.zip), shown at 64 x 48.
 
 Storage: batches of 256 rows of a global shuffle, bytes alone, cold (pages dropped from the system's cache) and warm: the
-store of `moon_jax.data.images`, the same memory-mapped, ArrayRecord, and Parquet in small row groups. Loader: images a
+store of `moon_jax.data.images`, the same memory-mapped, ArrayRecord, and Parquet in small row groups. Processor time is
+what counts in a loader, for decoding keeps every core busy. Loader: images a
 second and core of `training_batches` with its shuffle, reads, decoding and prefetch, beside PIL decoding and resizing the same
 bytes from memory in a bare loop on as many threads, in turns; and with grain's worker processes in place of threads.
 """
@@ -76,6 +77,7 @@ def blob(encoded: Sequence[bytes], folder: Path) -> Path:
 
 
 def read_blob(folder: Path) -> Read:
+    """As the store reads."""
     places = np.load(folder / "places.npy", mmap_mode="r")
     files = [os.open(path, os.O_RDONLY) for path in sorted(folder.glob("*.bin"))]
 
@@ -93,6 +95,17 @@ def read_mapped(folder: Path) -> Read:
         return [files[shard][start : start + size].tobytes() for shard, start, size in places[rows].tolist()]
 
     return read
+
+
+def in_threads(read: Read) -> Read:
+    """As the store reads: each decoding thread what it decodes next."""
+    from moon_jax.data.images import CHUNK, decoding_threads
+
+    def read_all(rows: np.ndarray) -> list[bytes]:
+        parts = decoding_threads().map(read, np.array_split(rows, len(rows) // CHUNK + 1))
+        return [image for images in parts for image in images]
+
+    return read_all
 
 
 def array_record(encoded: Sequence[bytes], folder: Path) -> Path:
@@ -137,24 +150,38 @@ WAYS = {
 }
 
 
-def storage(encoded: Sequence[bytes], home: Path, seconds: float) -> None:
+def storage(encoded: Sequence[bytes], home: Path, seconds: float, runs: int) -> None:
+    """Prints the table of reading bytes: medians over runs in turns."""
     rng = np.random.default_rng(1)
     rows, raw = [], sum(map(len, encoded))
-    for way, (write, opened) in WAYS.items():
-        with tempfile.TemporaryDirectory(dir=home) as scratch:
-            path = write(encoded, Path(scratch))
-            files = sorted(path.iterdir()) if path.is_dir() else [path]
-            order = rng.permutation(len(encoded))
-            drop(files)
-            cold = reads_a_second(opened(path), order, encoded, seconds)
-            for file in files:
-                file.read_bytes()
-            warm = reads_a_second(opened(path), order, encoded, seconds)
-            extra = sum(file.stat().st_size for file in files) / raw - 1
-        rows.append((way, f"{cold:,.0f}", f"{warm:,.0f}", f"{extra:.1%}"))
-    size = raw / len(encoded)
-    print(f"{len(encoded):,} images of {size / 1024:.1f} KiB, batches of {READ} rows of a global shuffle, bytes alone")
-    show(("storage", "images/s cold", "warm", "bytes added"), rows)
+    cold: dict[str, list[float]] = {way: [] for way in WAYS}
+    warm: dict[str, list[float]] = {way: [] for way in WAYS}
+    busy: dict[str, list[float]] = {way: [] for way in WAYS}
+    with tempfile.TemporaryDirectory(dir=home) as scratch:
+        written = {write: write(encoded, Path(scratch)) for write in (blob, array_record, parquet)}
+        files = {write: sorted(p.iterdir()) if p.is_dir() else [p] for write, p in written.items()}
+        for _ in range(runs):
+            for way, (write, opened) in WAYS.items():
+                order, read = rng.permutation(len(encoded)), opened(written[write])
+                drop(files[write])
+                cold[way].append(
+                    reads_a_second(in_threads(read) if write is blob else read, order, encoded, seconds)[0]
+                )
+                for file in files[write]:
+                    file.read_bytes()
+                rate, microseconds = reads_a_second(read, order, encoded, seconds)
+                warm[way].append(rate)
+                busy[way].append(microseconds)
+        for way, (write, _) in WAYS.items():
+            extra = sum(file.stat().st_size for file in files[write]) / raw - 1
+            rows.append((way, spread(cold[way]), spread(warm[way]), spread(busy[way]), f"{extra:.1%}"))
+    size = raw / len(encoded) / 1024
+    print(f"{len(encoded):,} images of {size:.1f} KiB, batches of {READ} rows of a global shuffle, bytes alone")
+    show(("storage", "images/s cold", "warm", "processor us an image, warm", "bytes added"), rows)
+
+
+def spread(rates: Sequence[float]) -> str:
+    return f"{statistics.median(rates):,.0f} ({min(rates):,.0f} to {max(rates):,.0f})"
 
 
 def drop(files: Sequence[Path]) -> None:
@@ -166,9 +193,9 @@ def drop(files: Sequence[Path]) -> None:
         os.close(file)
 
 
-def reads_a_second(read: Read, order: np.ndarray, encoded: Sequence[bytes], seconds: float) -> float:
-    """Whole batches, until all are read or the time is up."""
-    began, done = time.perf_counter(), 0
+def reads_a_second(read: Read, order: np.ndarray, encoded: Sequence[bytes], seconds: float) -> tuple[float, float]:
+    """(images a second, microseconds of processor time an image): whole batches, until all are read or time is up."""
+    began, busy, done = time.perf_counter(), time.process_time(), 0
     for start in range(0, len(order), READ):
         rows = order[start : start + READ]
         got = read(rows)
@@ -177,7 +204,7 @@ def reads_a_second(read: Read, order: np.ndarray, encoded: Sequence[bytes], seco
         done += len(rows)
         if time.perf_counter() - began > seconds:
             break
-    return done / (time.perf_counter() - began)
+    return done / (time.perf_counter() - began), (time.process_time() - busy) / done * 1e6
 
 
 # Loader
@@ -202,8 +229,8 @@ def prepared(encoded: Sequence[bytes], folder: Path, height: int, width: int) ->
     return folder / "prepared"
 
 
-def bare(encoded: Sequence[bytes], height: int, width: int, count: int, seed: int) -> float:
-    """Images a second that PIL decodes and resizes from memory, on THREADS threads."""
+def bare(encoded: Sequence[bytes], height: int, width: int, count: int, seed: int) -> tuple[float, float]:
+    """Images that PIL decodes and resizes from memory on THREADS threads: a second, and a second of processor time."""
     from PIL import Image
 
     def decode(rows: np.ndarray) -> None:
@@ -213,22 +240,22 @@ def bare(encoded: Sequence[bytes], height: int, width: int, count: int, seed: in
 
     order = np.random.default_rng(seed).integers(0, len(encoded), count)
     with ThreadPoolExecutor(THREADS) as pool:
-        began = time.perf_counter()
+        began, busy = time.perf_counter(), time.process_time()
         list(pool.map(decode, np.array_split(order, 16 * THREADS)))
-        return count / (time.perf_counter() - began)
+        return count / (time.perf_counter() - began), count / (time.process_time() - busy)
 
 
-def loaded(batches: Iterator[dict[str, np.ndarray]], count: int) -> float:
-    """Images a second out of a loader that is under way."""
+def loaded(batches: Iterator[dict[str, np.ndarray]], count: int) -> tuple[float, float]:
+    """Images out of a loader that is under way: a second, and a second of this process's processor time."""
     for _ in range(4):
         next(batches)
-    began = time.perf_counter()
+    began, busy = time.perf_counter(), time.process_time()
     for _ in range(count // BATCH):
         next(batches)
-    rate = (count // BATCH) * BATCH / (time.perf_counter() - began)
+    rates = count / (time.perf_counter() - began), count / (time.process_time() - busy)
     batches.close()  # type: ignore[attr-defined]
     time.sleep(0.2)  # what was prefetched in vain must not run into the next measurement
-    return rate
+    return rates
 
 
 def by_threads(folder: Path, seed: int) -> Iterator[dict[str, np.ndarray]]:
@@ -274,7 +301,7 @@ def loader(
         folder = prepared(encoded, Path(scratch), height, width)
         took = time.perf_counter() - began
         kept = sum(path.stat().st_size for path in (folder / "item_images").iterdir())
-        rates: dict[str, list[float]] = {"bare decoding": [], "the loader, threads": []}
+        rates: dict[str, list[tuple[float, float]]] = {"bare decoding": [], "the loader, threads": []}
         if processes:
             rates[f"{THREADS} worker processes"] = []
         for run in range(runs):
@@ -288,29 +315,35 @@ def loader(
         f"\nprepared in {took:,.1f} s, every image decoded once to be sure of it; {kept / 2**20:,.0f} MiB on the disk "
         f"({len(encoded) * height * width * 3 / 2**20:,.0f} MiB decoded to {height} x {width})"
     )
-    rows = []
+    floor, rows = rates["bare decoding"], []
     for way, measured in rates.items():
-        ratios = [rate / floor for rate, floor in zip(measured, rates["bare decoding"], strict=True)]
-        rate = f"{statistics.median(measured) / THREADS:,.0f}"
-        rows.append((way, rate, f"{statistics.median(ratios):.2f}", f"{min(ratios):.2f}", f"{max(ratios):.2f}"))
-    show(("loader", "images/s/core", "of bare, median", "least", "most"), rows)
-    return float(rows[1][2])
+        ratios = [rate / least for (rate, _), (least, _) in zip(measured, floor, strict=True)]
+        busy = [rate / least for (_, rate), (_, least) in zip(measured, floor, strict=True)]
+        rate = f"{statistics.median(rate for rate, _ in measured) / THREADS:,.0f}"
+        told = (
+            f"{statistics.median(values):.2f} ({min(values):.2f} to {max(values):.2f})" for values in (ratios, busy)
+        )
+        by_clock, by_processor = told
+        rows.append((way, rate, by_clock, by_processor if "processes" not in way else "-"))
+    show(("loader", "images/s/core", "of bare, by the clock", "by processor time"), rows)
+    threads = zip(rates["the loader, threads"], floor, strict=True)
+    return statistics.median(rate / least for (rate, _), (least, _) in threads)
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path, nargs="?", help="Fashion Product Images in the public layout")
     parser.add_argument("--images", type=int, default=20_000)
-    parser.add_argument("--runs", type=int, default=7, help="of each way of loading, in turns")
+    parser.add_argument("--runs", type=int, default=7, help="of each way, in turns")
     parser.add_argument("--work", type=Path, default=None, help="where to write (default: the temporary folder)")
     parser.add_argument("--quick", action="store_true", help="500 images, once: shows that the script runs")
     given = parser.parse_args()
     count, runs = (500, 1) if given.quick else (given.images, given.runs)
     encoded = of_folder(given.folder, count) if given.folder else generated(count)
     height, width = (64, 48) if given.folder else (224, 224)
-    measured = 256 if given.quick else 2048 * (4 if given.folder else 1)
+    measured = 256 if given.quick else 1024 * (8 if given.folder else 1)
     with tempfile.TemporaryDirectory(dir=given.work) as scratch:
-        storage(encoded, Path(scratch), 0.5 if given.quick else 10.0)
+        storage(encoded, Path(scratch), 0.5 if given.quick else 5.0, runs)
         ratio = loader(encoded, Path(scratch), height, width, measured, runs, processes=not given.quick)
     print(f"{runs} runs in turns on {machine()}")
     if given.quick:

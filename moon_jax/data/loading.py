@@ -139,7 +139,8 @@ def training_batches(
         rows = grain.MapDataset.source(pairs).seed(1000 * seed + number).shuffle().repeat()
         parts.append(rows.batch(batch, drop_remainder=True).map(_Gather(prepared, form, part)))
     mixed = grain.MapDataset.select_from_datasets(parts, Mixture(tuple(form.weight for form in forms)))
-    return iter(mixed.to_iter_dataset(grain.ReadOptions(num_threads=1, prefetch_buffer_size=2)))
+    # Two batches under way: while one waits for its last image, the cores decode the next.
+    return iter(mixed.to_iter_dataset(grain.ReadOptions(num_threads=2, prefetch_buffer_size=2)))
 
 
 class _Gather(grain.transforms.Map):

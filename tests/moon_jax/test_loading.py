@@ -1,22 +1,26 @@
 """From a dataset to batches: nothing leaks, nothing is lost, and a position can be saved."""
 
 import io
+import math
 import struct
 import zlib
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import grain
+import hypothesis.strategies as st
 import numpy as np
 import polars as pl
 import pytest
+from hypothesis import given, settings
 from PIL import Image
 from tiny import silent
 
 from moon_jax.data.contract import DataError, Dataset
 from moon_jax.data.forms import Form, parse_form
-from moon_jax.data.loading import Prepared, training_batches
+from moon_jax.data.loading import Mixture, Prepared, training_batches
 from moon_jax.stages.prepare import PrepareConfig, prepare
 
 IMAGE = parse_form("image", "image->image+text")
@@ -88,6 +92,67 @@ def test_every_pass_shows_every_pair_once_in_another_order() -> None:
         np.testing.assert_array_equal(shown[np.argsort(shown[:, 0])], pairs)
     assert not np.array_equal(passes[0], passes[1])
     assert not np.array_equal(passes[1], passes[2])
+
+
+@settings(max_examples=6, deadline=None)
+@given(seed=st.integers(0, 2**20), batch=st.sampled_from([8, 16]), pairs=st.integers(16, 70), skip=st.integers(0, 12))
+def test_processes_share_each_batch_of_one_process(seed: int, batch: int, pairs: int, skip: int) -> None:
+    """One, two or four: their parts, in order, are the batch; and a run goes on with another number of processes."""
+    data = Listed(np.stack([np.arange(pairs), np.arange(pairs)], axis=1))
+    forms = (IMAGE, TEXT)
+    alone = training_batches(data, forms, batch, seed, process=(0, 1))  # type: ignore[arg-type]
+    take(alone, skip)
+    state = alone.get_state()
+    expected = [shown["pairs"] for shown in take(alone, 6)]
+    for count in (1, 2, 4):
+        shared = [training_batches(data, forms, batch, seed, process=(index, count)) for index in range(count)]  # type: ignore[arg-type]
+        for batches in shared:
+            batches.set_state(state)
+        for whole in expected:
+            parts = [next(batches)["pairs"] for batches in shared]
+            assert {len(part) for part in parts} == {batch // count}
+            np.testing.assert_array_equal(np.concatenate(parts), whole)
+        for batches in shared:
+            batches.close()
+
+
+def test_a_batch_that_processes_cannot_share_equally_is_told(prepared: Prepared) -> None:
+    with pytest.raises(DataError, match="a batch of 10 cannot be shared equally by 4 processes"):
+        training_batches(prepared, (IMAGE,), 10, seed=0, process=(1, 4))
+
+
+@given(shares=st.lists(st.integers(1, 50), min_size=1, max_size=6), scale=st.sampled_from([0.1, 1 / 3, 0.01, 1.0, 2.5]))
+def test_a_mixture_is_exactly_its_weights_over_a_pass(shares: list[int], scale: float) -> None:
+    """In every pass each form gets its share, one after another of its own batches; in between it is never far off."""
+    mixture = Mixture(tuple(share * scale for share in shares))
+    divisor = math.gcd(*shares)
+    length = sum(shares) // divisor
+    seen = [0] * len(shares)
+    for place in range(2 * length):
+        form, own = mixture[place]
+        assert own == seen[form]
+        seen[form] += 1
+        for share, count in zip(shares, seen, strict=True):
+            assert abs(count - (place + 1) * share / sum(shares)) < len(shares)
+        if (place + 1) % length == 0:
+            assert seen == [share // divisor * ((place + 1) // length) for share in shares]
+
+
+@pytest.mark.parametrize(
+    "weights", [(1.0,), (1.0, 1.0), (1.0, 0.5), (1.0, 1.0, 1.0), (1.0, 0.5, 0.25, 0.25), (0.5, 2.0)]
+)
+def test_the_order_of_a_mixture_is_grains_where_grain_is_exact(weights: tuple[float, ...]) -> None:
+    """So runs of before give what they gave."""
+    parts = [grain.MapDataset.range(1000).map(lambda own, form=form: (form, own)) for form in range(len(weights))]
+    theirs = grain.MapDataset.mix(parts, weights=list(weights))
+    mixture = Mixture(weights)
+    assert [mixture[place] for place in range(200)] == [theirs[place] for place in range(200)]
+
+
+@pytest.mark.parametrize("weight", [0.0, -1.0, math.nan, math.inf, 1e-9])
+def test_a_weight_that_is_none_is_told(prepared: Prepared, weight: float) -> None:
+    with pytest.raises(DataError, match="a form of weight"):
+        training_batches(prepared, (IMAGE, replace(TEXT, weight=weight)), 8, seed=0)
 
 
 def test_too_few_pairs_for_a_batch_are_told() -> None:

@@ -45,6 +45,14 @@ FIELDS = {
 CONFIGS = st.builds(Config, **FIELDS)
 
 
+@dataclasses.dataclass(frozen=True)
+class Grown:
+    """A config that got a field after steps had run with it."""
+
+    number: int
+    rate: float = dataclasses.field(default=1.0, metadata={"added": True})
+
+
 def step(config: Any, **others: Any) -> Step:
     return Step("steps_for_tests:count", **{"version": 1, "config": config, **others})
 
@@ -103,6 +111,18 @@ def test_a_config_comes_back_from_its_canonical_text(config: Config) -> None:
 def test_the_order_of_keys_does_not_matter(mapping: dict[str, Any]) -> None:
     turned = dict(reversed(mapping.items()))
     assert canonical(turned) == canonical(mapping) == canonical(MappingProxyType(mapping))
+
+
+def test_a_field_that_was_added_leaves_the_ids_of_before_as_they_were() -> None:
+    """At its default it is not in the form, nor asked for on the way back; at any other value it is."""
+    before = encode(Grown(3))
+    assert before == {"$class": "test_step_identity:Grown", "fields": {"number": 3}}
+    assert decode(before) == Grown(3)
+    for changed in (Grown(3, 2.0), Grown(3, 1)):  # 1 is not 1.0: their texts differ
+        assert encode(changed) == {**before, "fields": {"number": 3, "rate": changed.rate}}
+        assert decode(encode(changed)) == changed
+    with pytest.raises(SweepError, match=r"the fields of .*Grown have changed \(older\)"):
+        decode({**before, "fields": {"number": 3, "older": 1}})
 
 
 def test_what_looks_alike_is_told_apart() -> None:
