@@ -3,7 +3,7 @@
 import contextlib
 import io
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Literal
 
 from moon_jax.data.contract import DataError, Dataset
 from moon_jax.data.forms import SEARCHES, Form, parse_form
@@ -33,6 +33,7 @@ class Recipe:
         own_weight: share of batches that pair items with their own augmented photo, beside a search's weight of 1; where
             the first search shows a photo on both sides.
         augment_items: augment the photos of items, too, not only those of queries.
+        images: "decoded" once, or kept "encoded" where their pixels would not fit on the disk (`PrepareConfig`).
     """
 
     size: str
@@ -57,6 +58,7 @@ class Recipe:
     own_weight: float = 0.0
     augment_items: bool = False
     dtype: str = "float32"
+    images: Literal["decoded", "encoded"] = "decoded"
 
     def tuned_budgets(self) -> tuple[int, ...]:
         """The budgets that get the lr axis."""

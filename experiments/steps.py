@@ -41,7 +41,7 @@ def _files(dataset: Dataset, *names: str) -> dict[str, DataFile]:
 
 def prepare(dataset: Dataset, recipe: Recipe, processed: Step | None = None) -> Step:
     """The arrays of a dataset, or of its tables as a process step left them."""
-    config = PrepareConfig(recipe.height, recipe.width, recipe.text_length, recipe.vocabulary)
+    config = PrepareConfig(recipe.height, recipe.width, recipe.text_length, recipe.vocabulary, recipe.images)
     if processed is not None:
         return _step("prepare", config, process=processed)
     return _step("prepare", config, files=_files(dataset, "items", "queries", "pairs"))

@@ -2,7 +2,11 @@
 
 import io
 import math
+import os
+import socket
 import struct
+import subprocess
+import sys
 import zlib
 from collections import Counter
 from collections.abc import Callable
@@ -114,6 +118,24 @@ def test_processes_share_each_batch_of_one_process(seed: int, batch: int, pairs:
             np.testing.assert_array_equal(np.concatenate(parts), whole)
         for batches in shared:
             batches.close()
+
+
+@pytest.mark.proof
+def test_two_jax_processes_make_one_global_batch(prepared_folder: Path) -> None:
+    with socket.socket() as probe:
+        probe.bind(("localhost", 0))
+        port = probe.getsockname()[1]
+    script = Path(__file__).parent / "two_processes.py"
+    commands = [[sys.executable, str(script), str(port), str(index), str(prepared_folder)] for index in (0, 1)]
+    environment = {**os.environ, "XLA_FLAGS": ""}  # one device a process
+    started = [
+        subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        for command in commands
+    ]
+    said = [process.communicate(timeout=120)[0] for process in started]
+    for index, process in enumerate(started):
+        assert process.returncode == 0, said[index]
+        assert f"process {index} of 2" in said[index]
 
 
 def test_a_batch_that_processes_cannot_share_equally_is_told(prepared: Prepared) -> None:
