@@ -136,8 +136,9 @@ def read_parquet(path: Path) -> Read:
     frame = pl.scan_parquet(path)
 
     def read(rows: np.ndarray) -> list[bytes]:
-        parts = pl.collect_all([frame.slice(row, 1) for row in rows.tolist()])
-        return [part["image"][0] for part in parts]
+        parts = np.array_split(rows, len(rows) // 64 + 1)  # more at once exhaust polars' threads
+        frames = (part for some in parts for part in pl.collect_all([frame.slice(row, 1) for row in some.tolist()]))
+        return [part["image"][0] for part in frames]
 
     return read
 

@@ -53,28 +53,27 @@ class EncodedImages:
 
     def __getitem__(self, rows: Any) -> Array:
         """uint8 B x height x width x 3, or one image for one row; DataError where a file was damaged since."""
-        places = self.places_Nx3[rows]
-        if places.ndim == 1:
-            return self._decode(places)
-        out = np.empty((len(places), *self.shape[1:]), np.uint8)
+        found = np.asarray(self.places_Nx3[rows])
+        if found.ndim == 1:
+            return self._decode(*found.tolist())
+        out, places = np.empty((len(found), *self.shape[1:]), np.uint8), found.tolist()
 
         def fill(start: int) -> None:
-            for row in range(start, min(start + CHUNK, len(out))):
-                out[row] = self._decode(places[row])
+            for place in range(start, min(start + CHUNK, len(out))):
+                out[place] = self._decode(*places[place])
 
         for _ in decoding_threads().map(fill, range(0, len(out), CHUNK)):
             pass
         return out
 
-    def _decode(self, place_3: Array) -> Array:
-        shard, start, size = place_3.tolist()
+    def _decode(self, shard: int, start: int, size: int) -> Array:
         height, width = self.shape[1:3]
         if not size:
             return decode_image(None, height, width)
         try:
             return decode_image(os.pread(self._shards[shard], size, start), height, width)
         except DataError as error:
-            row = int(np.flatnonzero((self.places_Nx3 == place_3).all(axis=1))[0])
+            row = int(np.flatnonzero((self.places_Nx3 == (shard, start, size)).all(axis=1))[0])
             raise DataError(f"{self._table}.parquet, image {row}: {error}; it was whole once: prepare anew") from None
 
 
