@@ -18,10 +18,10 @@ types: .venv/dev
 	$(BIN)/mypy
 
 fast: .venv/dev
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto --dist loadfile
 
 proof: .venv/dev
-	$(BIN)/python -m pytest -m proof --timeout 1500 --durations 10
+	$(BIN)/python -m pytest -m proof -n auto --dist loadfile --timeout 1500 --durations 10
 
 # A Debian python3 may lack ensurepip: as root the missing package is installed, else the remedy is said.
 .venv/bin/python:
