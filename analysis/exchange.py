@@ -15,6 +15,7 @@ import numpy as np
 from analysis.checks import about_runs
 from analysis.constancy import VARIES, bend_p_value, local_rates
 from analysis.eiv import Versions, jackknife, moments, slopes
+from analysis.intervals import check_draws
 from analysis.rates import NAMED_AT, Ranking, Rate
 from analysis.table import TableError, done_rows, fingerprint, numeric_column
 from analysis.versions import about_versions, beyond_noise, read_versions, reliability, version_points
@@ -151,6 +152,7 @@ def rank_proxies(
         'image'
     """
     proxies = list(of)
+    check_draws(resamples, seed)
     if not proxies:
         raise TableError("no proxy to rank: name at least one column")
     if len(set(proxies)) < len(proxies) or into in proxies:

@@ -79,7 +79,7 @@ def leave_largest_out(
 
 def _spread(scales: np.ndarray, most: int) -> np.ndarray:
     """At most so many of ascending scales: those nearest to an even grid in their logs, the ends kept."""
-    if len(scales) <= most:
+    if len(scales) <= most or scales[0] <= 0:  # what is not above 0 the fit refuses, and says why
         return scales
     logs = np.log(scales)
     grid = np.linspace(logs[0], logs[-1], max(most, 3))

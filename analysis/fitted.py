@@ -13,7 +13,7 @@ import numpy as np
 from analysis.evaluation import share_variance
 from analysis.intervals import NOISE_REPEATS, central, normal_scores, shift
 from analysis.laws import Law, get_law
-from analysis.saved import plain, read_saved, write_saved
+from analysis.saved import damaged, plain, read_saved, write_saved
 from analysis.table import TableError
 
 if TYPE_CHECKING:
@@ -244,7 +244,8 @@ class Fit:
         Raises:
             TableError: the file is missing, is no saved fit, or its law is not registered here.
         """
-        return cls.from_dict(read_saved(path, FORMAT))
+        with damaged(path):
+            return cls.from_dict(read_saved(path, FORMAT))
 
     @classmethod
     def from_dict(cls, data: dict[str, Any], laws: Mapping[str, Law] | None = None) -> Fit:

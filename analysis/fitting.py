@@ -11,7 +11,7 @@ import numpy as np
 from analysis import checks
 from analysis.evaluation import beyond_trials
 from analysis.fitted import Fit, Points
-from analysis.intervals import Draws, leverages, replicate_spread, resample
+from analysis.intervals import Draws, check_draws, leverages, replicate_spread, resample
 from analysis.laws import Law, get_law
 from analysis.rows import Rows, read_rows
 from analysis.solver import Loss, Objective, Problem, solve
@@ -201,6 +201,7 @@ def _options(
         raise TableError("give weights or trials, not both: trials are turned into weights")
     if (loss == "huber") != (delta is not None) or (delta is not None and not delta > 0):
         raise TableError("loss 'huber' needs a delta above 0, and no other loss takes one")
+    check_draws(resamples, seed)
     if holdout not in (None, "largest"):
         raise TableError(f"no holdout {holdout!r}; give 'largest' or nothing")
     pinned = {name: float(value) for name, value in (pin or {}).items()}

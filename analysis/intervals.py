@@ -14,10 +14,20 @@ import numpy as np
 
 from analysis.laws import Law
 from analysis.solver import Problem, solve
+from analysis.table import TableError
 
 FEW_CLUSTERS = 10
+FEWEST_DRAWS = 40  # the 2.5 % tails of fewer draws hold none
 DRAW_TOLERANCE = 1e-8  # of the objective: leaves parameters off by under 1 % of their standard deviation
 NOISE_REPEATS = 4  # normal scores per draw when the noise of a new run is added
+
+
+def check_draws(count: int, seed: int, name: str = "resamples") -> None:
+    """TableError unless there are enough draws for a 95 % interval, or none, and the seed is one."""
+    if count != 0 and count < FEWEST_DRAWS:
+        raise TableError(f"{name} is {count}: give 0 for no interval, or at least {FEWEST_DRAWS}")
+    if seed < 0:
+        raise TableError(f"seed must be 0 or above, not {seed}")
 
 
 @dataclass(frozen=True)

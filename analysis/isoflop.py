@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 import numpy as np
 
 from analysis.fitted import Fit
-from analysis.intervals import central
+from analysis.intervals import central, check_draws
 from analysis.saved import Saved
 from analysis.table import TableError, done_rows, fingerprint, name_rows, numeric_column
 
@@ -122,6 +122,7 @@ def isoflop(
         >>> round(isoflop(table, x="N", y="loss", budget="C").exponent, 6)
         0.5
     """
+    check_draws(draws, seed, "draws")
     if method not in POINTS:
         raise TableError(f"no method {method!r}; methods: {', '.join(POINTS)}")
     valleys, few = _valleys(table, x, y, budget, noise, POINTS[method])

@@ -18,6 +18,7 @@ from analysis.table import TableError
 
 WIDEST = 1e6  # a positive parameter is followed this many times beyond its estimate, then its end is taken as open
 HALVINGS = 22
+KNOWN = ("trials", "what was told")  # sources of noise that is known, not estimated from the residuals
 
 
 def profile_intervals(
@@ -26,8 +27,9 @@ def profile_intervals(
     """Profile-likelihood interval of each free parameter: {"alpha": (low, high), ...}.
 
     A value stays inside while the sum of squares, minimised over all other parameters, is under S (1 + F / df), with F the
-    `level` quantile of F(1, df), df = clusters - free parameters: exact for laws linear in their parameters. An end that
-    is not reached (a floor whose interval reaches 0; an exponent at its bound) is the bound, or infinity.
+    `level` quantile of F(1, df), df = clusters - free parameters: exact for laws linear in their parameters. Where the
+    trials' noise, or what was told, exceeds what the residuals show, it takes the place of S / df, and chi-square that of
+    F. An end that is not reached (a floor whose interval reaches 0; an exponent at its bound) is the bound, or infinity.
 
     Raises:
         TableError: the fit is robust (its objective is no likelihood), or has no degrees of freedom left.
@@ -43,7 +45,7 @@ def profile_intervals(
     """
     if fit.objective["loss"] != "squares":
         raise TableError(f"profile likelihood needs the loss squares; this fit minimises {fit.objective['loss']}")
-    from scipy.special import fdtri
+    from scipy.special import chdtri, fdtri
 
     problem, best = problem_of(fit)
     freedom = fit.clusters - len(problem.free)
@@ -51,6 +53,8 @@ def profile_intervals(
         raise TableError(f"profile likelihood: {fit.clusters} clusters leave no degree of freedom")
     least = float(problem.value(problem.inner(best[None]), problem.y[None], problem.weights[None])[0])
     limit = least * (1 + float(fdtri(1, freedom, level)) / freedom)
+    if fit.noise["source"] in KNOWN:
+        limit = least + 0.5 * fit.noise["sd"] ** 2 * float(chdtri(1, 1 - level))
     names = params or [name for name in fit.params if name not in fit.options["pin"]]
     unknown = [name for name in names if name not in fit.params or name in fit.options["pin"]]
     if unknown:

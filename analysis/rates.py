@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import numpy as np
 
-from analysis.saved import Saved
+from analysis.saved import Saved, damaged
 
 if TYPE_CHECKING:
     import polars as pl
@@ -120,5 +120,7 @@ class Rate(Saved):
             TableError: the file is missing or is no saved rate.
         """
         data: Any = super().load(path)  # what is nested in it is still a dict
-        points = tuple(VersionPoints(**one) for one in data.ranking["points"])
-        return replace(data, points=VersionPoints(**data.points), ranking=Ranking(**{**data.ranking, "points": points}))
+        with damaged(path):
+            points = tuple(VersionPoints(**one) for one in data.ranking["points"])
+            ranking = Ranking(**{**data.ranking, "points": points})
+            return replace(data, points=VersionPoints(**data.points), ranking=ranking)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, ClassVar, Self
@@ -36,12 +38,24 @@ class Saved:
             TableError: the file is missing or holds something else.
         """
         data = read_saved(path, cls.FORMAT)
-        return cls(**{name: unplain(value) for name, value in data.items() if name != "format"})
+        with damaged(path):
+            return cls(**{name: unplain(value) for name, value in data.items() if name != "format"})
 
     def __eq__(self, other: object) -> bool:
         return type(other) is type(self) and json.dumps(self.to_dict()) == json.dumps(other.to_dict())
 
     __hash__ = None  # type: ignore[assignment]
+
+
+@contextmanager
+def damaged(path: str | Path) -> Iterator[None]:
+    """TableError where a document of the right format lacks what belongs into it."""
+    try:
+        yield
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        if isinstance(error, TableError):
+            raise
+        raise TableError(f"{path}: damaged, or saved by another version ({type(error).__name__}: {error})") from error
 
 
 def write_saved(path: str | Path, document: dict[str, Any]) -> Path:

@@ -20,7 +20,7 @@ from analysis.laws import LAWS
 from analysis.marginal import marginal_table
 from analysis.profile import profile_intervals
 from analysis.rates import Rate
-from analysis.table import TableError, read_table, read_units
+from analysis.table import TableError, read_table, read_units, require_columns
 from analysis.two_step import two_step
 from analysis.words import rolling_words, span
 from analysis.worth import Better
@@ -60,17 +60,35 @@ def fit_command(
     try:
         if group is None:
             return _fitted(table, names, y, law, transform, profile, rolling, save, figure, options)
-        parts = []
-        for (value,), part in sorted(table.group_by(group), key=lambda pair: str(pair[0][0])):
-            own_save, own_figure = (_suffixed(path, str(value)) for path in (save, figure))
-            try:
-                told = _fitted(part, names, y, law, transform, profile, rolling, own_save, own_figure, options)
-            except TableError as error:  # one poor group does not hide the others
-                told = f"  not fitted: {error}"
-            parts.append(f"{group} = {value}\n{told}")
-        return "\n\n".join(parts)
+
+        def told(part: pl.DataFrame, save: Path | None, figure: Path | None) -> str:
+            return _fitted(part, names, y, law, transform, profile, rolling, save, figure, options)
+
+        return _each(table, group, told, save, figure)
     except TableError as error:
         raise TableError(_named(table_path, error)) from error
+
+
+def _each(
+    table: pl.DataFrame, group: str, told: Callable[..., str], save: str | Path | None, figure: str | Path | None
+) -> str:
+    """What is told of each group; one poor group does not hide the others, but they must not all be poor."""
+    require_columns(table, [group])
+    groups = sorted(((str(value), part) for (value,), part in table.group_by(group)), key=lambda pair: pair[0])
+    files = [_suffixed("x", value) for value, _ in groups]
+    if (save or figure) and len(set(files)) < len(groups):
+        twice = sorted({value for (value, _), file in zip(groups, files, strict=True) if files.count(file) > 1})
+        raise TableError(f"groups {', '.join(twice)} would be saved under one name: rename them in column {group!r}")
+    parts, faults = [], []
+    for value, part in groups:
+        try:
+            parts.append(f"{group} = {value}\n{told(part, *(_suffixed(path, value) for path in (save, figure)))}")
+        except TableError as error:
+            faults.append(error)
+            parts.append(f"{group} = {value}\n  not fitted: {error}")
+    if len(faults) == len(groups):
+        raise faults[0]
+    return "\n\n".join(parts)
 
 
 def _fitted(

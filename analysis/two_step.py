@@ -18,7 +18,7 @@ from analysis.fitted import Fit, Prediction
 from analysis.fitting import fit
 from analysis.intervals import NOISE_REPEATS, central, normal_scores, shift
 from analysis.laws import Law, Param
-from analysis.saved import Saved, plain, read_saved, unplain
+from analysis.saved import Saved, damaged, plain, read_saved, unplain
 from analysis.table import TableError, numeric_column
 
 if TYPE_CHECKING:
@@ -89,14 +89,15 @@ class TwoStep(Saved):
             TableError: the file is missing or holds something else, or a law is not registered here.
         """
         data = read_saved(path, cls.FORMAT)
-        links = {law.name: law for law in LINKS.values()}
-        first, second, one = (
-            None if data[name] is None else Fit.from_dict(data[name], links) for name in ("first", "second", "one")
-        )
-        assert first is not None
-        assert second is not None
-        rest: dict[str, Any] = {name: unplain(data[name]) for name in ("limits", "rows", "warnings", "level")}
-        return cls(first, second, one, **rest)
+        with damaged(path):
+            links = {law.name: law for law in LINKS.values()}
+            first, second, one = (
+                None if data[name] is None else Fit.from_dict(data[name], links) for name in ("first", "second", "one")
+            )
+            assert first is not None
+            assert second is not None
+            rest: dict[str, Any] = {name: unplain(data[name]) for name in ("limits", "rows", "warnings", "level")}
+            return cls(first, second, one, **rest)
 
     def figure(self, title: str | None = None) -> Figure:
         """Both steps with their curves, and what was foretold against what was measured."""

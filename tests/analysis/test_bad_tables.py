@@ -34,7 +34,7 @@ def planted(name: str) -> pl.DataFrame:
 
 def fitted(name: str, table: pl.DataFrame, **options) -> analysis.Fit:
     x = [f"x{k}" for k in range(LAWS[name].axes)]
-    return analysis.fit(table, x=x, y="y", law=name, **{"resamples": 10, **options})
+    return analysis.fit(table, x=x, y="y", law=name, **{"resamples": 40, **options})
 
 
 def changed(table: pl.DataFrame, column: str, value: object, row: int = 4) -> pl.DataFrame:
@@ -135,10 +135,10 @@ def test_rows_that_a_column_tells_apart_are_no_duplicates():
     table = runs(noise=0.0)  # all seeds of a budget are equal in x and y
     assert not any("duplicated" in warning for warning in analysis.fit(table, **COLUMNS).warnings)
     without = table.select("tokens", "recall")
-    warnings = analysis.fit(without, x="tokens", y="recall", transform="error", resamples=10).warnings
+    warnings = analysis.fit(without, x="tokens", y="recall", transform="error", resamples=40).warnings
     assert any("duplicated rows: 14 of 21" in warning for warning in warnings)
     marked = without.with_columns(status=pl.lit("done"), notes=pl.lit([["a", "b"]]))  # also beside a column of lists
-    warnings = analysis.fit(marked, x="tokens", y="recall", transform="error", resamples=10).warnings
+    warnings = analysis.fit(marked, x="tokens", y="recall", transform="error", resamples=40).warnings
     assert any("duplicated rows: 14 of 21" in warning for warning in warnings)
 
 
@@ -154,7 +154,7 @@ def test_any_numeric_type_is_read_as_the_number_that_it_is(kind):
     }[kind]
     law = "log_line" if kind == "Boolean" else "power_floor"
     plain = typed.cast({"x": pl.Float64, "y": pl.Float64})
-    one, two = (analysis.fit(t, x="x", y="y", law=law, resamples=10) for t in (plain, typed))
+    one, two = (analysis.fit(t, x="x", y="y", law=law, resamples=40) for t in (plain, typed))
     assert one == two
 
 
@@ -177,7 +177,7 @@ def test_magnitudes_at_the_end_of_what_is_taken_give_a_fit_or_one_line(name):
     """No warning of the arithmetic (warnings are errors here), whatever stands in one row."""
     table, x = planted(name), [f"x{k}" for k in range(LAWS[name].axes)]
     for column, value in (("x0", 1e99), ("x0", 1e-99), ("y", 1e-99), ("y", 1e99)):
-        fit = fit_or_line(changed(table, column, value), x=x, y="y", law=name, resamples=5)
+        fit = fit_or_line(changed(table, column, value), x=x, y="y", law=name, resamples=40)
         if isinstance(fit, str):
             assert "'y' is above 1" in fit
             continue
@@ -195,7 +195,7 @@ def any_table(sane: bool) -> st.SearchStrategy[pl.DataFrame]:
 
 
 def check_any_table(table: pl.DataFrame, name: str, cluster: str | None, holdout: str | None) -> None:
-    fit = fit_or_line(table, x="x", y="y", law=name, cluster=cluster, holdout=holdout, resamples=10)
+    fit = fit_or_line(table, x="x", y="y", law=name, cluster=cluster, holdout=holdout, resamples=40)
     if isinstance(fit, str):
         return
     assert np.isfinite(list(fit.params.values())).all()

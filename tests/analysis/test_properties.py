@@ -242,7 +242,7 @@ def test_where_the_next_compute_goes_knows_no_unit(random, n_unit, d_unit, c_uni
             return c_unit * 6 * at["N"] / n_unit * at["D"] / d_unit
 
         at = {"N": 1e9 * n_unit, "D": 1e10 * d_unit}
-        best = analysis.allocate(law, cost=cost, budget=1e21 * c_unit, at=at, draws=4)
+        best = analysis.allocate(law, cost=cost, budget=1e21 * c_unit, at=at, draws=40)
         return best, analysis.marginal_table(law, cost=cost, at=at)
 
     (best, margin), (other, moved) = (

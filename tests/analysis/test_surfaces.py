@@ -7,6 +7,7 @@ import pkgutil
 import subprocess
 import sys
 
+import polars as pl
 import pytest
 from planted import runs, versions
 
@@ -103,3 +104,46 @@ def test_what_users_call_has_an_example():
     called += [analysis.compute_equivalent, analysis.profile_intervals, analysis.exchange_rate, analysis.rank_proxies]
     called += [analysis.compare_laws, analysis.leave_largest_out, analysis.extrapolate, analysis.register]
     assert [function.__name__ for function in called if ">>>" not in (function.__doc__ or "")] == []
+
+
+def test_groups_share_no_file_and_must_not_all_be_poor(tmp_path):
+    path = tmp_path / "t.csv"
+    both = pl.concat([runs().with_columns(kind=pl.lit(kind)) for kind in ("a/b", "a:b")])
+    both.write_csv(path)
+    columns = {"x": "tokens", "y": "error", "cluster": "run", "resamples": 0}
+    with pytest.raises(analysis.TableError, match=r"groups a/b, a:b would be saved under one name"):
+        fit_command(path, group="kind", save=tmp_path / "fit.json", **columns)
+    assert not list(tmp_path.glob("*.json"))
+    assert fit_command(path, group="kind", **columns).count("kind = a") == 2
+    with pytest.raises(analysis.TableError, match=r"t\.csv: no column 'sort'"):
+        fit_command(path, group="sort", **columns)
+    with pytest.raises(analysis.TableError, match="no law 'nosuch'"):
+        fit_command(path, group="kind", law="nosuch", **columns)
+
+
+def test_too_few_draws_for_an_interval_are_refused():
+    for count in (-5, 1, 39):
+        with pytest.raises(analysis.TableError, match=f"resamples is {count}: give 0 for no interval, or at least 40"):
+            analysis.fit(runs(), x="tokens", y="error", resamples=count)
+        with pytest.raises(analysis.TableError, match="give 0 for no interval"):
+            analysis.exchange_rate(versions(), of="image_recall", into="gauc", resamples=count)
+    with pytest.raises(analysis.TableError, match="seed must be 0 or above"):
+        analysis.fit(runs(), x="tokens", y="error", seed=-1)
+
+
+@pytest.mark.parametrize("kind", [analysis.Fit, analysis.Rate, analysis.Allocation, analysis.IsoFlop, analysis.TwoStep])
+def test_a_damaged_file_is_one_clear_line(kind, tmp_path):
+    from analysis.fitted import FORMAT
+
+    path = tmp_path / "bad.json"
+    path.write_text(json.dumps({"format": getattr(kind, "FORMAT", FORMAT)}))
+    with pytest.raises(analysis.TableError, match=r"bad\.json: damaged, or saved by another version"):
+        kind.load(path)
+
+
+def test_the_profile_knows_the_noise_that_was_told():
+    law = {"x": "tokens", "y": "error", "law": "power", "cluster": "run", "resamples": 400}
+    fit = analysis.fit(runs(budgets=10, seeds=2, noise=0.002, E=0.0), noise=0.05, **law)
+    for name, (low, high) in analysis.profile_intervals(fit).items():
+        ends = fit.intervals()[name]
+        assert high - low == pytest.approx(ends[1] - ends[0], rel=0.2)
