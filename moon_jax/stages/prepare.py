@@ -80,13 +80,16 @@ def prepare(
     worded = queries["text"].is_not_null().to_numpy()
     kinds = {"mixed": shown & worded, "image": shown, "text": worded}
     search_Q = np.select(list(kinds.values()), [SEARCHES.index(kind) for kind in kinds], SEARCHES.index("item"))
+    # A text may name its item, but does not show it: the item is what it should find, not what it may not.
+    named = [item_row[i] if i is not None else -1 for i in queries["item_id"].to_list()]
+    shown_item_Q = np.where(search_Q == SEARCHES.index("text"), -1, np.array(named, np.int64))
     arrays: dict[str, Array] = {
         "item_ids": items["item_id"].to_numpy().astype(np.int64),
         "product_ids": np.unique(items["product_id"].to_numpy(), return_inverse=True)[1].astype(np.int32),
         "item_text": tokenise(tokenizer, titles, config.text_length),
         "query_text": tokenise(tokenizer, texts, config.text_length),
         "query_image_row": np.where(shown, np.cumsum(shown) - 1, -1).astype(np.int64),
-        "query_item": np.array([item_row[i] if i is not None else -1 for i in queries["item_id"].to_list()], np.int64),
+        "query_item": shown_item_Q,
         "query_search": search_Q.astype(np.int8),
         "pairs": np.stack([pair_query, pair_item], axis=1).reshape(-1, 2),
         "pair_split": pair_split,

@@ -21,6 +21,7 @@ from moon_jax.data.processing import (
     ExactImages,
     HardNegatives,
     MatchExposure,
+    MergeVariants,
     NearTitles,
     PerceptualImages,
     SimilarityDedup,
@@ -215,6 +216,19 @@ def test_a_pair_whose_query_shows_the_items_own_pixels_goes(tmp_path: Path) -> N
     report = done.facts["processing"]["transformations"][0]
     assert report["why"]["pairs whose query shows the item itself"] == 2
     assert report["rows"]["train pairs"] == [3, 1]
+
+
+def test_a_text_that_names_its_item_keeps_its_pair(tmp_path: Path) -> None:
+    """Only photos and products show an item: a filter that takes nothing leaves every pair, and so does a merger."""
+    plain = catalogue(tmp_path / "plain", [encoded(picture(k)) for k in range(4)], product_id=[7, 7, 8, 9, 10, 11, 12])
+    tables = {name: plain.read(name) for name in ("items", "queries", "pairs")}
+    tables["queries"] = tables["queries"].with_columns(item_id=tables["pairs"]["item_id"])
+    tables["items"] = tables["items"].with_columns(attributes=pl.Series([["colour:red"]] * 7))
+    source = written(tmp_path / "source", tables)
+    done = process_dataset(source.folder, tmp_path / "to", [EntityFilter(least=0)])
+    assert done.read("pairs").equals(source.read("pairs"))
+    merged = process_dataset(source.folder, tmp_path / "merged", [MergeVariants()])
+    assert merged.read("pairs")["item_id"].to_list() == [0, 0, *range(2, 6)]
 
 
 @pytest.mark.parametrize(

@@ -6,17 +6,19 @@ from pathlib import Path
 
 import jax
 import numpy as np
+import polars as pl
 import pytest
 from flax import nnx
 from tiny import silent
 
+from moon_jax.data.contract import Dataset
 from moon_jax.data.forms import parse_form
 from moon_jax.data.loading import Prepared
 from moon_jax.models.encoder import EncoderConfig
 from moon_jax.stages.embed import EmbedConfig, Search, embed
 from moon_jax.stages.floors import FloorsConfig, chance, floors
 from moon_jax.stages.posttrain import initialise
-from moon_jax.stages.prepare import twins
+from moon_jax.stages.prepare import PrepareConfig, prepare, twins
 from moon_jax.thumbnails import colour_histograms, thumbnails
 from moon_jax.weights import save_encoder
 
@@ -109,6 +111,25 @@ def test_search_metrics_equal_a_count_by_hand(
     saved = np.load(tmp_path / "items.npy")
     assert saved.dtype == np.float16
     np.testing.assert_allclose(saved, items, atol=1e-3)
+
+
+def test_a_text_that_names_its_item_may_find_it(world: Dataset, prepared_folder: Path, tmp_path: Path) -> None:
+    """Texts of searches with an item_id: the arrays are as without, and perfect vectors find all that is relevant."""
+    first = world.read("pairs").group_by("query_id", maintain_order=True).agg(pl.col("item_id").first().alias("named"))
+    queries = world.read("queries").join(first, on="query_id", how="left", maintain_order="left")
+    text_only = pl.col("text").is_not_null() & pl.col("image").is_null()
+    queries = queries.with_columns(item_id=pl.when(text_only).then("named").otherwise("item_id")).drop("named")
+    assert queries.filter(text_only)["item_id"].null_count() == 0
+    queries.write_parquet(tmp_path / "queries.parquet")
+    files = {"items": world.path("items"), "queries": tmp_path / "queries.parquet", "pairs": world.path("pairs")}
+    (tmp_path / "named").mkdir()
+    prepare(PrepareConfig(16, 16, 8, 200), files=files, inputs={}, folder=tmp_path / "named", report=silent)
+    for path in prepared_folder.glob("*.npy"):
+        np.testing.assert_array_equal(np.load(tmp_path / "named" / path.name), np.load(path), path.name)
+    search = Search.of(Prepared(tmp_path / "named"), SEARCHES[1], "test")
+    items = np.eye(120)
+    perfect = np.stack([items[rows].sum(axis=0) for rows in search.relevant])
+    assert search.measure(perfect, items, None, 0)["recall@10"] == 1.0
 
 
 def test_entropy_is_taken_over_fixed_candidates_that_are_all_wrong(own_photos: Path) -> None:

@@ -66,7 +66,7 @@ def _moves(moves: "pl.DataFrame | None", key: str) -> "pl.DataFrame":
 
 
 def _shows(queries: "pl.DataFrame", items: "pl.DataFrame", decision: Decision) -> "pl.DataFrame":
-    """Queries with `owner`, the item whose photo they show after the decision, and `moved`: their item is not itself."""
+    """Queries with `owner`, the item that they are, show or name after the decision; `moved`: it is no longer itself."""
     import polars as pl
 
     owned = queries.join(items, on="item_id", how="left", maintain_order="left")
@@ -104,7 +104,9 @@ def _pairs(
         )
     moved = pl.col("item_moved") | pl.col("query_moved")
     # The query that asked, not the one that stands for it: a photo shows what it shows.
-    owners = shows.select(was_query="query_id", owner="owner", seen="seen")
+    # A text may name its item and find it.
+    own = pl.when(pl.col("kind") != "text").then("owner")
+    owners = shows.select(was_query="query_id", owner=own, seen="seen")
     pairs = pairs.join(owners, on="was_query", how="left", maintain_order="left")
     itself = ((pl.col("owner") == pl.col("item_id")) | (pl.col("seen") == pl.col("item_id"))).fill_null(False)
     pairs = pairs.with_columns(
