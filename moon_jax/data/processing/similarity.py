@@ -15,7 +15,7 @@ COMPARED = 1 << 14  # pairs compared at a time
 
 @dataclass(frozen=True)
 class SimilarityDedup(Transformation):
-    """Of the queries of one kind (by photo, by text, by product) for one item, the `keep` least similar stay.
+    """Of the queries of one kind (by photo, by text, by product, mixed) for one item, the `keep` least similar stay.
 
     What an encoder finds similar already it has learned; the paper keeps the pair least similar under the model before.
     Cosines of different kinds are not comparable, so kinds are kept apart, as are splits. Pairs without a

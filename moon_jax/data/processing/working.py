@@ -20,8 +20,8 @@ class Working:
 
     Attributes:
         items: item_id, product_id, photo (it has one), in_training, held (valid or test asks about it).
-        queries: query_id, item_id (the item that it is or shows, or null), kind ("image", "text", "item"), split (of its
-            pairs, the latest of train, valid, test; null: it has none).
+        queries: query_id, item_id (the item that it is or shows, or null), kind ("image", "text", "item",
+            "mixed"), split (of its pairs, the latest of train, valid, test; null: it has none).
         pairs: row (in the source), query_id, item_id, action, split, and search_id where the source has it.
         negatives: query_id, item_id, kind.
         moved_items, moved_queries: id -> kept (null: gone) where rows left the tables; of all transformations so far.
@@ -134,6 +134,14 @@ def _kinds(path: Path) -> "pl.DataFrame":
     known = scan(path).collect_schema().names()
     shown = pl.col("image").is_not_null() if "image" in known else pl.lit(False)
     worded = pl.col("text").is_not_null() if "text" in known else pl.lit(False)
-    kind = pl.when(shown).then(pl.lit("image")).when(worded).then(pl.lit("text")).otherwise(pl.lit("item"))
+    kind = (
+        pl.when(shown & worded)
+        .then(pl.lit("mixed"))
+        .when(shown)
+        .then(pl.lit("image"))
+        .when(worded)
+        .then(pl.lit("text"))
+        .otherwise(pl.lit("item"))
+    )
     item = pl.col("item_id").cast(pl.Int64) if "item_id" in known else pl.lit(None, pl.Int64).alias("item_id")
     return _collected(path, [pl.col("query_id").cast(pl.Int64), item, kind.cast(pl.Categorical).alias("kind")], [])
