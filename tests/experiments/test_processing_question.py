@@ -116,6 +116,10 @@ def test_the_command_reports_what_went_and_makes_a_sound_dataset(
         ("variant", "unknown transformation 'variant'; did you mean variants?"),
         ("variants:scopes=all", "'scopes=all' is no setting; there are scope=train"),
         ("near_titles:threshold=high", "threshold must be a number like 0.8, not 'high'"),
+        ("near_titles:threshold=nan", "threshold nan must be a finite number"),
+        ("near_titles:within=maybe", "within must be true or false, not 'maybe'"),
+        ("hard_negatives:closest=nan", "closest nan must be a finite number"),
+        ("entities:least=-3", "least -3 must not be negative"),
         ("exposure:exposure=no.csv", r"no\.csv: not a table"),
     ],
 )
@@ -130,6 +134,13 @@ def test_settings_are_read_by_name(tmp_path: Path) -> None:
     shares = (("goods > hats", 0.8), ("goods > mugs", 0.2))
     assert found == MatchExposure(short=0.25, scope="all", exposure=shares)
     assert parse_transformation("near_titles") == NearTitles()
+
+
+@pytest.mark.parametrize(
+    ("text", "said"), [("true", True), ("Yes", True), ("1", True), ("false", False), ("No", False), ("0", False)]
+)
+def test_what_is_true_or_false_is_read_as_a_word(text: str, said: bool) -> None:
+    assert parse_transformation(f"near_titles:within={text}") == NearTitles(within=said)
 
 
 def test_the_help_lists_every_transformation(moon: Moon, tmp_path: Path) -> None:

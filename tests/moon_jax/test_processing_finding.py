@@ -347,6 +347,20 @@ def test_similarity_dedup_keeps_the_least_similar_query_of_each_item(tmp_path: P
         process_dataset(source.folder, tmp_path / "no", [SimilarityDedup()])
 
 
+def test_a_mixed_search_is_a_kind_of_its_own(tmp_path: Path) -> None:
+    """Three searches for item 0, by photo, by text and by both: none is compared with another, so none goes."""
+    plain = catalogue(tmp_path / "plain", [encoded(picture(0))] * 3)
+    queries = plain.read("queries").with_columns(
+        text=pl.Series([None, *["find it"] * 4]), image=pl.Series([b"a photo", None, b"a photo", None, None])
+    )
+    pairs = plain.read("pairs").with_columns(item_id=pl.Series([0, 0, 0, 3, 4]))
+    source = written(tmp_path / "source", {"items": plain.read("items"), "queries": queries, "pairs": pairs})
+    unit = np.eye(8)
+    vectors = Vectors(np.arange(6), unit[:6], np.arange(5), unit[:5])
+    done = process_dataset(source.folder, tmp_path / "to", [SimilarityDedup()], vectors=vectors)
+    assert done.read("pairs")["query_id"].to_list() == [0, 1, 2, 3, 4]
+
+
 @pytest.mark.parametrize("kind", ["category", "clicked", "mined"])
 def test_hard_negatives_are_no_false_negatives(tmp_path: Path, kind: str) -> None:
     source, vectors = with_vectors(tmp_path)
@@ -403,7 +417,13 @@ def test_mined_negatives_are_the_most_similar_that_the_guard_leaves(tmp_path: Pa
         (lambda: PerceptualImages(distance=40), r"must lie in 0\.\.16"),
         (lambda: NearTitles(threshold=0.0), "threshold"),
         (lambda: MatchExposure(short=1.0), "short"),
+        (lambda: MatchExposure(short=math.nan), "short nan must be a finite number"),
+        (lambda: MatchExposure(exposure=(("goods", math.inf),)), "finite and not negative"),
+        (lambda: MatchExposure(exposure=(("goods", math.nan),)), "finite and not negative"),
         (lambda: SimilarityDedup(keep=0), "at least 1"),
+        (lambda: EntityFilter(least=-3), "least -3 must not be negative"),
+        (lambda: HardNegatives(closest=math.nan), "closest nan must be a finite number"),
+        (lambda: HardNegatives(closest=1.5), "must be a cosine"),
         (lambda: HardNegatives(kind="odd"), "category, clicked, mined"),
     ],
 )

@@ -23,7 +23,8 @@ class EntityFilter(Transformation):
 
     The lexicon is the catalogue's own: values of attributes ("colour:navy blue" names "navy blue") and names of
     categories at all levels, matched whole words at a time, longest first, whatever their case, hyphens and plural s.
-    It is matched by Aho-Corasick, in one pass over a text for all entries. Searches without a text stay.
+    It is matched by Aho-Corasick, in one pass over a text for all entries. Searches without a text stay; the text of a
+    mixed search counts like any other.
 
     Attributes:
         recogniser: "module:function" of a function text -> list of entities, in place of the lexicon.
@@ -33,6 +34,10 @@ class EntityFilter(Transformation):
     does: ClassVar[str] = "titles and texts that name fewer than two entities"
     least: int = 2
     recogniser: str = ""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.require(self.least >= 0, f"least {self.least} must not be negative")
 
     def decide(self, working: Working, material: Material) -> Decision:
         import polars as pl

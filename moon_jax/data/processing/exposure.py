@@ -1,5 +1,6 @@
 """The distribution of training pairs over categories matched to what is shown to users."""
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
@@ -47,7 +48,8 @@ class MatchExposure(Transformation):
         super().__post_init__()
         self.require(self.level >= 0, f"level {self.level} must be 0 (the whole path) or more")
         self.require(0 <= self.short < 1, f"short {self.short} must lie in [0, 1)")
-        self.require(all(share >= 0 for _, share in self.exposure), "shares of exposure must not be negative")
+        sound = all(math.isfinite(share) and share >= 0 for _, share in self.exposure)
+        self.require(sound, "shares of exposure must be finite and not negative")
 
     def decide(self, working: Working, material: Material) -> Decision:
         import polars as pl

@@ -53,6 +53,7 @@ class HardNegatives(Transformation):
         self.require(
             1 <= self.per_query <= self.depth, f"per_query {self.per_query} must lie in 1..depth = {self.depth}"
         )
+        self.require(-1 <= self.closest <= 1, f"closest {self.closest} must be a cosine, -1 to 1")
 
     def decide(self, working: Working, material: Material) -> Decision:
         import polars as pl

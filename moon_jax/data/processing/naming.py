@@ -10,6 +10,8 @@ from moon_jax.data.processing import TRANSFORMATIONS
 from moon_jax.data.processing.exposure import read_exposure
 from moon_jax.data.processing.transformation import Transformation
 
+TRUTHS = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
+
 
 def parse_transformation(text: str) -> Transformation:
     """`parse_transformation("near_titles:threshold=0.7,scope=all")`; `exposure:exposure=FILE` reads shares from a table.
@@ -36,6 +38,10 @@ def parse_transformation(text: str) -> Transformation:
 def _value(name: str, key: str, text: str, default: Any) -> Any:
     if default == ():
         return read_exposure(Path(text))
+    if isinstance(default, bool):
+        if text.lower() not in TRUTHS:
+            raise DataError(f"{name}: {key} must be true or false, not {text!r}")
+        return TRUTHS[text.lower()]
     try:
         return type(default)(text)
     except ValueError:

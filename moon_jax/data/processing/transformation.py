@@ -1,5 +1,6 @@
 """What a transformation is: a frozen config that decides which rows go and who stands for them, and its report."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -60,6 +61,9 @@ class Transformation:
     def __post_init__(self) -> None:
         if self.scope not in SCOPES:
             raise DataError(f"{self.name}: scope {self.scope!r} must be one of {', '.join(SCOPES)}")
+        for key, value in asdict(self).items():
+            if isinstance(value, float):
+                self.require(math.isfinite(value), f"{key} {value} must be a finite number")
 
     def decide(self, working: "Working", material: "Material") -> Decision:
         """What is to change, from the ids as they stand and the columns that it reads. Raises DataError."""
