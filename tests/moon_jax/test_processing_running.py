@@ -107,6 +107,7 @@ def test_other_transformations_do_not_take_over_what_was_left(source: Dataset, t
 
     with pytest.raises(KeyboardInterrupt):
         process_dataset(source.folder, tmp_path / "to", [EntityFilter(least=1)], progress=kill)
+    assert list(tmp_path.glob(".to-*"))  # an interrupt leaves what the same call goes on from
     done = process_dataset(source.folder, tmp_path / "to", [EntityFilter(least=3)])
     alone = process_dataset(source.folder, tmp_path / "alone", [EntityFilter(least=3)])
     assert dict(done.digests) == dict(alone.digests)
@@ -127,7 +128,9 @@ def test_what_cannot_be_processed_is_one_line_and_leaves_nothing(source: Dataset
     bad = written(tmp_path / "bad", {**tables, "items": broken})
     with pytest.raises(DataError, match=r"items\.parquet, row 0: image does not decode .*moon data check"):
         process_dataset(bad.folder, tmp_path / "to", [ExactImages()])
-    assert not (tmp_path / "to").exists()
+    with pytest.raises(DataError, match=r"no \w+ pair would be left"):
+        process_dataset(source.folder, tmp_path / "to", [ExactImages(), EntityFilter(least=99, scope="all")])
+    assert {path.name for path in tmp_path.iterdir()} == {"there", "items", "bad"}
 
 
 def test_shards_stay_shards(source: Dataset, tmp_path: Path) -> None:

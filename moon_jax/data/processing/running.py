@@ -4,7 +4,8 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -33,7 +34,7 @@ def process_dataset(
     """The dataset `source` after the transformations, in order, as the new contract directory `target`.
 
     The reports stand in `facts["processing"]` of its `dataset.json` and in `processing.json`. What is derived meanwhile
-    is kept in a hidden folder beside `target` until it is published: the same call after a kill goes on there.
+    is kept in a hidden folder beside `target` until it is published or refused: the same call after a kill goes on there.
 
     Args:
         vectors: representations, for the transformations that need them.
@@ -47,31 +48,42 @@ def process_dataset(
     refuse_existing(target)
     files = {name: dataset.path(name) for name in FILES if dataset.has(name)}
     work = target.parent / f".{target.name}-{_identity(dataset.digests, transformations, vectors)}"
-    work.mkdir(parents=True, exist_ok=True)
-    material = Material(files, work, vectors, progress)
-    working, reports = transform(transformations, material)
-    names = tables_of(working, files)
-    described = {
-        "transformations": [report.as_json() for report in reports],
-        "source": {"name": dataset.name, "digests": dict(dataset.digests)},
-    }
-    with DatasetWriter(
-        target,
-        name=f"{dataset.name}, processed",
-        source=dataset.source,
-        licence=dataset.licence,
-        split_rule=dataset.split_rule,
-        simulated={name: dataset.simulated[name if name in dataset.simulated else "pairs"] for name in names},
-        forms=dataset.forms,
-        facts={**dataset.facts, "processing": described},
-    ) as writer:
-        for index, name in enumerate(names):
-            for shard in shards_after(working, files, name):
-                writer.add(name, shard)
-            material.report((index + 1) / len(names))
-    write_report(target, reports)
-    shutil.rmtree(work)
+    with _kept_if_killed(work):
+        material = Material(files, work, vectors, progress)
+        working, reports = transform(transformations, material)
+        names = tables_of(working, files)
+        described = {
+            "transformations": [report.as_json() for report in reports],
+            "source": {"name": dataset.name, "digests": dict(dataset.digests)},
+        }
+        with DatasetWriter(
+            target,
+            name=f"{dataset.name}, processed",
+            source=dataset.source,
+            licence=dataset.licence,
+            split_rule=dataset.split_rule,
+            simulated={name: dataset.simulated[name if name in dataset.simulated else "pairs"] for name in names},
+            forms=dataset.forms,
+            facts={**dataset.facts, "processing": described},
+        ) as writer:
+            for index, name in enumerate(names):
+                for shard in shards_after(working, files, name):
+                    writer.add(name, shard)
+                material.report((index + 1) / len(names))
+        write_report(target, reports)
     return writer.dataset
+
+
+@contextmanager
+def _kept_if_killed(work: Path) -> Iterator[None]:
+    """The folder of the work, gone once it is done or refused: after a DataError the same call would be refused again."""
+    work.mkdir(parents=True, exist_ok=True)
+    try:
+        yield
+    except DataError:
+        shutil.rmtree(work)
+        raise
+    shutil.rmtree(work)
 
 
 def transform(transformations: Sequence[Transformation], material: Material) -> tuple[Working, list[Report]]:
