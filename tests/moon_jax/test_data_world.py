@@ -2,9 +2,10 @@
 
 import io
 import itertools
+import math
 import subprocess
 import sys
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 
 import numpy as np
@@ -70,6 +71,17 @@ def test_a_bad_world_is_refused(wrong: dict[str, object]) -> None:
         WorldConfig(**wrong)  # type: ignore[arg-type]
     with pytest.raises(DataError, match="events_before"):
         BehaviourConfig(events_before=100)
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize("kind", [WorldConfig, BehaviourConfig])
+def test_a_number_that_is_none_is_named(kind: type, value: float) -> None:
+    """Every float of a config, also those that are optional."""
+    names = [field.name for field in fields(kind) if "float" in str(field.type)]
+    assert len(names) >= 6
+    for name in names:
+        with pytest.raises(DataError, match=f"^{name} is {value}, must be a finite number"):
+            kind(**{name: value})
 
 
 def test_the_search_log_splits_by_product_and_never_finds_itself(tiny: Dataset) -> None:

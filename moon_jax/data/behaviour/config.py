@@ -1,7 +1,7 @@
 """How many users a simulated log has, and what is planted in it."""
 
-from dataclasses import dataclass, field
-from math import ceil, exp, log2
+from dataclasses import dataclass, field, fields
+from math import ceil, exp, isfinite, log2
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,6 +15,13 @@ if TYPE_CHECKING:
 START = 1_700_000_000  # seconds: when the simulated log begins
 LOG_GAP, GAP_SPREAD = 7.0, 1.5  # the seconds between two events are log-normal
 FOLLOWS = ("history", "popularity")
+
+
+def require_finite(config: Any) -> None:
+    """DataError where a float of a config (a dataclass) is nan or infinite: comparisons alone let nan through."""
+    for name in (one.name for one in fields(config)):
+        if isinstance(value := getattr(config, name), float) and not isfinite(value):
+            raise DataError(f"{name} is {value}, must be a finite number")
 
 
 @dataclass(frozen=True)
@@ -70,6 +77,7 @@ class BehaviourConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
+        require_finite(self)
         if not 1 <= self.stop <= LENGTHS[-1]:
             raise DataError(f"stop is {self.stop}, must lie in 1..{LENGTHS[-1]}")
         if self.events_before < LENGTHS[-1]:

@@ -6,6 +6,7 @@ import numpy as np
 
 from moon_jax.data import rendering, wording
 from moon_jax.data.behaviour import START, BehaviourConfig
+from moon_jax.data.behaviour.config import require_finite
 from moon_jax.data.contract import DataError, Dataset
 
 DRIVES = ("visual", "text", "id", "popularity")
@@ -52,6 +53,7 @@ class WorldConfig:
     behaviour: BehaviourConfig = field(default_factory=BehaviourConfig)
 
     def __post_init__(self) -> None:
+        require_finite(self)
         if self.drives not in DRIVES:
             raise DataError(f"drives is {self.drives!r}, must be one of {', '.join(DRIVES)}")
         if self.products < 20 or self.variants < 2:
