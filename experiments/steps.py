@@ -21,13 +21,13 @@ VERSIONS = {
     "prepare": 1,
     "floors": 2,
     "posttrain": 1,
-    "embed": 2,
+    "embed": 3,
     "application": 1,
     "compare": 1,
     "clearance": 1,
     "process": 1,
     "represent": 1,
-    "contrast": 1,
+    "contrast": 2,
 }
 
 

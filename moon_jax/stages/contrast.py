@@ -14,7 +14,7 @@ from moon_jax.stages.embed import Search
 @dataclass(frozen=True)
 class ContrastConfig:
     """Nothing to choose; the embed steps are the inputs "embed" and "baseline", their arrays "prepare" and
-    "baseline_prepare": hit@10 of image search on the test split."""
+    "baseline_prepare": hit@10 and recall@10 of image search on the test split."""
 
 
 def contrast(
@@ -25,8 +25,8 @@ def contrast(
     folder: Path,
     report: Callable[..., None],
 ) -> dict[str, float]:
-    """Step function: `hit_gain` of "embed" over "baseline" and `hit_gain_se`, the standard error of a mean of paired
-    differences over queries. Raises ValueError where the two were not asked the same of the same gallery.
+    """Step function: `hit_gain` and `recall_gain` of "embed" over "baseline", and each `_se`, the standard error of a mean
+    of paired differences over queries. Raises ValueError where the two were not asked the same of the same gallery.
     """
     ours, theirs = (_asked(Prepared(inputs[name])) for name in ("prepare", "baseline_prepare"))
     same = np.array_equal(ours.queries_Q, theirs.queries_Q) and np.array_equal(ours.own_Q, theirs.own_Q)
@@ -35,15 +35,15 @@ def contrast(
         same and np.array_equal(item_ids, baseline_ids) and all(map(np.array_equal, ours.relevant, theirs.relevant))
     ):
         raise ValueError("the two encoders were tested on different queries or galleries; process in train scope alone")
-    hits_Q, baseline_Q = (
-        np.load(inputs[name] / "image_hits.npy", allow_pickle=False).astype(np.float64)
-        for name in ("embed", "baseline")
-    )
-    difference_Q = hits_Q - baseline_Q
-    return {
-        "hit_gain": float(difference_Q.mean()),
-        "hit_gain_se": float(difference_Q.std(ddof=1) / np.sqrt(difference_Q.size)),
-    }
+    out = {}
+    for gain, file in (("hit_gain", "image_hits.npy"), ("recall_gain", "image_recall.npy")):
+        ours_Q, baseline_Q = (
+            np.load(inputs[name] / file, allow_pickle=False).astype(np.float64) for name in ("embed", "baseline")
+        )
+        difference_Q = ours_Q - baseline_Q
+        out[gain] = float(difference_Q.mean())
+        out[f"{gain}_se"] = float(difference_Q.std(ddof=1) / np.sqrt(difference_Q.size))
+    return out
 
 
 def _asked(prepared: Prepared) -> Search:

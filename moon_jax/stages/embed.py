@@ -46,7 +46,8 @@ def embed(
     report: Callable[..., None],
 ) -> dict[str, Any]:
     """Step function: encoder + prepared arrays -> `items.npy` (float16 N x D, in item row order), `image_hits.npy`
-    (bool, which test queries of image search found a relevant item in the top 10) and search metrics.
+    (bool, which test queries of image search found a relevant item in the top 10), `image_recall.npy` (float32, which
+    share of their relevant items) and search metrics.
 
     Metrics, for each search s: `s_recall@K`, `s_hit@K`, `s_entropy` and `s_queries` (how many) on the test split,
     `valid_s_recall@10`, `valid_s_entropy` and `valid_s_queries`; `gallery` is the number of items searched. Image search
@@ -72,7 +73,9 @@ def embed(
             measured = search.measure(vectors_QxD, gallery(form.item), temperature, config.seed)
             if split == "test" and form.search == "image":
                 measured |= search.without_twins(prepared, vectors_QxD, gallery(form.item))
-                np.save(folder / "image_hits.npy", search.hits(vectors_QxD, gallery(form.item)))
+                recall_Q = search.recalls(vectors_QxD, gallery(form.item))
+                np.save(folder / "image_recall.npy", recall_Q)
+                np.save(folder / "image_hits.npy", recall_Q > 0)
             if split == "test":
                 metrics |= {f"{form.search}_{name}": value for name, value in measured.items()}
             else:
@@ -118,10 +121,11 @@ class Search:
             metrics["entropy"] = contrastive_entropy(queries_QxD, gallery_NxD, positive_Q, candidates, temperature)
         return metrics
 
-    def hits(self, queries_QxD: Array, gallery_NxD: Array, k: int = 10) -> Array:
-        """bool Q: whether a relevant row stands in the query's top k."""
+    def recalls(self, queries_QxD: Array, gallery_NxD: Array, k: int = 10) -> Array:
+        """float32 Q: the share of the query's relevant rows that stand in its top k; their mean is recall@k."""
         top = top_k(queries_QxD, gallery_NxD, min(k, gallery_NxD.shape[0] - 1), exclude_Q=self.own_Q)
-        return np.array([np.isin(found, rows).any() for found, rows in zip(top, self.relevant, strict=True)])
+        shares = [np.isin(np.unique(rows), found).mean() for found, rows in zip(top, self.relevant, strict=True)]
+        return np.array(shares, np.float32)
 
     def without_twins(self, prepared: Prepared, queries_QxD: Array, gallery_NxD: Array) -> dict[str, Any]:
         """recall and hit rate at 10 over the queries without a near-identical twin, and the share that has one."""

@@ -21,7 +21,9 @@ Moon = Callable[..., subprocess.CompletedProcess[str]]
 def table(gains: dict[str, list[float]], error: float = 0.01, queries: int = 400) -> pl.DataFrame:
     """Results as the question's cells give them, with these gains by seed."""
     shared = {"image_queries": queries, "gallery": 1000, "passes": 1.5, "tokens": 1e5, "image_entropy": 3.0}
-    base = {"hit_gain": None, "hit_gain_se": None, "train_pairs_in": None, "train_pairs_out": None}
+    base = dict.fromkeys(
+        ("recall_gain", "recall_gain_se", "hit_gain", "hit_gain_se", "train_pairs_in", "train_pairs_out")
+    )
     base |= {"trained_items_in": None, "trained_items_out": None}
     rows = [
         {"transformation": BASELINE, "seed": seed, HIT: 0.4, RECALL: 0.3, **shared, **base}
@@ -29,9 +31,10 @@ def table(gains: dict[str, list[float]], error: float = 0.01, queries: int = 400
     ]
     for name, values in gains.items():
         for seed, gain in enumerate(values):
-            of = {"hit_gain": gain, "hit_gain_se": error, "train_pairs_in": 900, "train_pairs_out": 500}
+            of = {"recall_gain": gain, "recall_gain_se": error, "hit_gain": 2 * gain, "hit_gain_se": 2 * error}
+            of |= {"train_pairs_in": 900, "train_pairs_out": 500}
             of |= {"trained_items_in": 70, "trained_items_out": 60}
-            rows.append({"transformation": name, "seed": seed, HIT: 0.4 + gain, RECALL: 0.3 + gain, **shared, **of})
+            rows.append({"transformation": name, "seed": seed, HIT: 0.4 + 2 * gain, RECALL: 0.3 + gain, **shared, **of})
     return pl.DataFrame(rows, infer_schema_length=None)
 
 
@@ -43,6 +46,8 @@ def test_an_interval_holds_the_noise_of_queries_and_of_seeds() -> None:
     half = stats.t.ppf(0.975, freedom) * (of_queries + of_seeds) ** 0.5
     assert row["gain"] == pytest.approx(np.mean(gains))
     assert (row["low"], row["high"]) == pytest.approx((np.mean(gains) - half, np.mean(gains) + half))
+    for name in ("gain", "low", "high"):  # hit@10 was given twice the gains and twice the noise
+        assert row[f"hit {name}"] == pytest.approx(2 * row[name])
 
 
 @pytest.mark.proof
@@ -54,7 +59,7 @@ def test_the_interval_covers_the_truth() -> None:
         easy_Q = rng.normal(0, 0.3, 400)
         hits = 0.05 + easy_Q + rng.normal(0, 0.4, (3, 400)) + rng.normal(0, 0.015, (3, 1))
         rows = table({"variants": hits.mean(axis=1).tolist()}).with_columns(
-            hit_gain_se=pl.Series([None] * 3 + (hits.std(axis=1, ddof=1) / 20).tolist())
+            recall_gain_se=pl.Series([None] * 3 + (hits.std(axis=1, ddof=1) / 20).tolist())
         )
         found = gains_of(rows).row(0, named=True)
         covered += found["low"] <= 0.05 <= found["high"]
@@ -64,9 +69,10 @@ def test_the_interval_covers_the_truth() -> None:
 def test_the_reading_names_what_raises_what_lowers_and_what_is_not_seen() -> None:
     reading = read(table({"up": [0.1, 0.11, 0.1], "down": [-0.1, -0.11, -0.1], "null": [0.02, -0.03, 0.0]}))
     raised, lowered, unseen = reading.answer
-    assert raised.startswith("image_hit@10 raised by up +0.103 [")
-    assert lowered.startswith("image_hit@10 lowered by down -0.103 [")
+    assert raised.startswith("image_recall@10 raised by up +0.103 [")
+    assert lowered.startswith("image_recall@10 lowered by down -0.103 [")
     assert "not seen to change by null" in unseen
+    assert any(note.startswith("image_hit@10, paired likewise: up +0.207 [") for note in reading.notes)
     assert reading.tables["transformations"]["transformation"].to_list() == ["up", "null", "down"]
     assert reading.tables["transformations"]["pairs out"].to_list() == [500] * 3
     assert "gains" in reading.figures

@@ -214,16 +214,19 @@ def test_a_config_is_the_identity_of_a_step(name: str, tmp_path: Path) -> None:
 def test_contrast_is_paired_and_refuses_another_test_set(prepared_folder: Path, tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     queries = np.unique(Prepared(prepared_folder).pairs_of("image", "test")[:, 0]).size
-    hits = rng.random((2, queries)) < 0.5
-    for name, hit in zip(("ours", "theirs"), hits, strict=True):
+    recalls = rng.integers(0, 3, (2, queries)).astype(np.float32) / 2
+    hits = recalls > 0
+    for name, hit, recall in zip(("ours", "theirs"), hits, recalls, strict=True):
         (tmp_path / name).mkdir()
         np.save(tmp_path / name / "image_hits.npy", hit)
+        np.save(tmp_path / name / "image_recall.npy", recall)
     inputs = {"embed": tmp_path / "ours", "baseline": tmp_path / "theirs"}
     inputs |= {"prepare": prepared_folder, "baseline_prepare": prepared_folder}
     found = contrast(ContrastConfig(), files={}, inputs=inputs, folder=tmp_path, report=silent)
-    apart = hits[0].astype(float) - hits[1]
-    assert found["hit_gain"] == pytest.approx(apart.mean())
-    assert found["hit_gain_se"] == pytest.approx(apart.std(ddof=1) / len(apart) ** 0.5)
+    for name, (ours, theirs) in {"hit_gain": hits.astype(float), "recall_gain": recalls.astype(float)}.items():
+        apart = ours - theirs
+        assert found[name] == pytest.approx(apart.mean())
+        assert found[f"{name}_se"] == pytest.approx(apart.std(ddof=1) / len(apart) ** 0.5)
     shutil.copytree(prepared_folder, tmp_path / "other")
     np.save(tmp_path / "other" / "item_ids.npy", np.load(prepared_folder / "item_ids.npy")[::-1])
     with pytest.raises(ValueError, match="different queries or galleries"):

@@ -102,6 +102,10 @@ def test_search_metrics_equal_a_count_by_hand(
         valid = by_hand(prepared, search, 1, queries, items, nobody)
         assert measured[f"valid_{search}_recall@10"] == pytest.approx(valid["recall@10"], abs=1e-12)
         if search == "image":
+            recall_Q, hit_Q = (np.load(tmp_path / f"image_{of}.npy") for of in ("recall", "hits"))
+            assert (recall_Q.dtype, hit_Q.dtype) == (np.float32, np.bool_)
+            assert recall_Q.mean(dtype=np.float64) == pytest.approx(measured["image_recall@10"], abs=1e-7)
+            assert hit_Q.mean() == pytest.approx(measured["image_hit@10"])
             alone = by_hand(prepared, search, 2, queries, items, prepared.query_twin)
             assert measured["image_recall@10_no_twins"] == pytest.approx(alone["recall@10"], abs=1e-12)
             assert measured["image_hit@10_no_twins"] == pytest.approx(alone["hit@10"], abs=1e-12)
