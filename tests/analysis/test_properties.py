@@ -16,7 +16,7 @@ from analysis.isoflop import isoflop
 from analysis.laws import LAWS
 from analysis.two_step import LINKS, two_step
 
-DRAWS = 20
+DRAWS = 40
 CLUSTERS = 12
 PROXIES = ["image_recall", "text_recall"]
 
