@@ -17,8 +17,9 @@ Items may have `available_from`: nothing happens to them before. `facts["open_hi
 items beyond the items file. `quarantine.parquet` beside them names the rows that an import left out.
 
 The kind of a query follows from what is set: `image` is an image search (with `item_id`, the photo is that item's own,
-and the item is taken out of the gallery), only `text` a text search, only `item_id` an item search (itself taken out);
-`image` and `text` together are a mixed search.
+and the item is taken out of the gallery), `text` without it a text search (an `item_id` beside it
+only names an item, which may be found), only `item_id` an item search (itself taken out); `image` and `text` together
+are a mixed search.
 The relevant items of a query are its pairs in that split. Any file may be a folder of that name with Parquet shards.
 """
 
