@@ -14,7 +14,13 @@ os.environ.update(worker_environment() | {"JAX_COMPILATION_CACHE_DIR": str(cache
 
 from pathlib import Path
 
+import hypothesis
 import pytest
+
+# The same examples every time, so that a failure belongs to the change that brings it; HYPOTHESIS_PROFILE=search seeks new ones.
+hypothesis.settings.register_profile("fixed", derandomize=True, print_blob=True)
+hypothesis.settings.register_profile("search", print_blob=True)
+hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "fixed"))
 
 REAL_DATA = Path(__file__).resolve().parents[1].parent / "shared" / "data"
 

@@ -4,6 +4,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from moon_jax.data.contract import DataError
 from moon_jax.data.processing.shards import scan, scan_shards
 from moon_jax.data.processing.working import Working
 
@@ -90,6 +91,19 @@ def _referring(shard: "pl.LazyFrame", name: str, columns: list[str], working: Wo
         best = pl.col("grade") == pl.col("grade").max().over("query_id", "item_id", "split")
         shard = shard.filter(best).unique(["query_id", "item_id", "split"], keep="first", maintain_order=True)
     return shard
+
+
+def require_impressions(working: Working, files: Mapping[str, Path], why: str) -> None:
+    """Raises DataError where a split would lose its last impression with the items that go."""
+    import polars as pl
+
+    dropped = _dropped_impressions(working, files)
+    if dropped is None or not len(dropped):
+        return
+    shown = scan(files["impressions"]).with_columns(left=~pl.col("impression_id").is_in(dropped.implode()))
+    for split, left in shown.group_by("split").agg(pl.col("left").any()).sort("split").collect().iter_rows():
+        if not left:
+            raise DataError(f"no {split} impression would be left ({why}); loosen the transformation or leave it out")
 
 
 def _dropped_impressions(working: Working, files: Mapping[str, Path]) -> "pl.Series | None":

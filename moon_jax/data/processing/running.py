@@ -12,7 +12,7 @@ from typing import Any
 
 from moon_jax.data.contract import FILES, DataError, Dataset, open_dataset, refuse_existing
 from moon_jax.data.processing.material import Material, Progress
-from moon_jax.data.processing.outputs import shards_after, tables_of
+from moon_jax.data.processing.outputs import require_impressions, shards_after, tables_of
 from moon_jax.data.processing.samples import in_words
 from moon_jax.data.processing.settling import settle
 from moon_jax.data.processing.transformation import Report, Transformation
@@ -113,6 +113,7 @@ def _one(transformation: Transformation, working: Working, material: Material) -
     decision = transformation.decide(working, material)
     before = working.counts()
     settled = settle(working, decision, transformation.scope)
+    require_impressions(settled.working, material.files, decision.why)
     after = settled.working.counts()
     report = Report(
         name=transformation.name,

@@ -108,7 +108,12 @@ def _pairs(
     own = pl.when(pl.col("kind") != "text").then("owner")
     owners = shows.select(was_query="query_id", owner=own, seen="seen")
     pairs = pairs.join(owners, on="was_query", how="left", maintain_order="left")
-    itself = ((pl.col("owner") == pl.col("item_id")) | (pl.col("seen") == pl.col("item_id"))).fill_null(False)
+    shown_by = ["owner", "seen"]
+    if decision.same_photo:  # then what stands for the query shows the same, and may be known to be the item's
+        now = shows.select("query_id", owner_now=own, seen_now="seen")
+        pairs = pairs.join(now, on="query_id", how="left", maintain_order="left")
+        shown_by += ["owner_now", "seen_now"]
+    itself = pl.any_horizontal((pl.col(name) == pl.col("item_id")).fill_null(False) for name in shown_by)
     pairs = pairs.with_columns(
         why=pl.when(pl.col("picked") & pl.col("eligible"))
         .then(pl.lit(f"pairs {decision.why}"))
