@@ -33,6 +33,7 @@ from moon_jax.data.processing.entities import lexicon, matches
 from moon_jax.data.processing.exposure import quota
 from moon_jax.data.processing.grouping import leaders, near_hashes
 from moon_jax.data.processing.material import Material
+from moon_jax.data.processing.nearest import Nearest
 
 
 def greedy(alike: np.ndarray) -> np.ndarray:
@@ -392,9 +393,10 @@ def test_hard_negatives_are_no_false_negatives(tmp_path: Path, kind: str) -> Non
         assert pairs.join(found, on=["query_id", "item_id"], how="semi").is_empty()
 
 
-def test_mined_negatives_are_the_most_similar_that_the_guard_leaves(tmp_path: Path) -> None:
+@pytest.mark.parametrize("index", ["exact", "hnsw"])
+def test_mined_negatives_are_the_most_similar_that_the_guard_leaves(tmp_path: Path, index: str) -> None:
     source, vectors = with_vectors(tmp_path)
-    config = HardNegatives(kind="mined", per_query=2, closest=1.0)
+    config = HardNegatives(kind="mined", per_query=2, closest=1.0, index=index)  # so few that no index misses any
     done = process_dataset(source.folder, tmp_path / "to", [config], vectors=vectors)
     pairs, items, queries = (source.read(name) for name in ("pairs", "items", "queries"))
     own = dict(queries.select("query_id", "item_id").rows())
@@ -410,6 +412,22 @@ def test_mined_negatives_are_the_most_similar_that_the_guard_leaves(tmp_path: Pa
         assert part["item_id"].to_list() == best
 
 
+def test_an_approximate_index_tells_its_own_recall_and_is_the_same_every_time() -> None:
+    rng = np.random.default_rng(0)
+    made = rng.normal(size=(4000, 24)).astype(np.float32)
+    made /= np.linalg.norm(made, axis=1, keepdims=True)
+    nearest = Nearest(made, np.arange(1000, 4000), depth=10)
+    queries = made[:600]
+    search = nearest.hnsw()
+    found, wanted = search(queries), nearest.exact(queries)
+    scores = queries @ made[1000:].T
+    np.testing.assert_array_equal(wanted, np.argsort(-scores, axis=1, kind="stable")[:, :10])
+    share = np.mean([len(set(a) & set(b)) / 10 for a, b in zip(found, wanted, strict=True)])
+    assert nearest.recall(search, queries) == pytest.approx(share, abs=0.02)
+    assert share > 0.9
+    np.testing.assert_array_equal(nearest.hnsw()(queries), found)
+
+
 @pytest.mark.parametrize(
     ("make", "told"),
     [
@@ -422,6 +440,7 @@ def test_mined_negatives_are_the_most_similar_that_the_guard_leaves(tmp_path: Pa
         (lambda: MatchExposure(exposure=(("goods", math.nan),)), "finite and not negative"),
         (lambda: SimilarityDedup(keep=0), "at least 1"),
         (lambda: EntityFilter(least=-3), "least -3 must not be negative"),
+        (lambda: HardNegatives(kind="mined", index="lsh"), "index 'lsh' must be one of exact, hnsw"),
         (lambda: HardNegatives(closest=math.nan), "closest nan must be a finite number"),
         (lambda: HardNegatives(closest=1.5), "must be a cosine"),
         (lambda: HardNegatives(kind="odd"), "category, clicked, mined"),

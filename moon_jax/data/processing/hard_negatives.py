@@ -1,7 +1,7 @@
 """Hard negatives: items that a query might be mistaken to want, written as a table beside the pairs."""
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
@@ -9,6 +9,7 @@ import numpy as np
 from moon_jax.data.contract import DataError
 from moon_jax.data.processing.grouping import mix64
 from moon_jax.data.processing.material import Material
+from moon_jax.data.processing.nearest import INDEXES, Nearest
 from moon_jax.data.processing.similarity import cosines
 from moon_jax.data.processing.transformation import Decision, Transformation
 from moon_jax.data.processing.working import Working
@@ -20,7 +21,7 @@ Array = np.ndarray
 KINDS = ("category", "clicked", "mined")
 DRAWN = 4  # times as many as are wanted are drawn, for the guard takes some away
 DRAWN_AT_ONCE = 1 << 16  # queries drawn for at a time
-QUERIES_AT_ONCE, ITEMS_AT_ONCE = 256, 1 << 16  # compared at a time
+QUERIES_AT_ONCE = 256  # compared at a time
 
 
 @dataclass(frozen=True)
@@ -29,7 +30,8 @@ class HardNegatives(Transformation):
 
     "category": other items of the same category as an item it led to (paper), drawn at random by ids and seed.
     "clicked": clicked but not bought in a search where something else was bought (SCL); such pairs are no positives
-    any more and go. "mined": the most similar items under given representations, by an exact blockwise top-k.
+    any more and go. "mined": the most similar items under given representations, exactly, or with index "hnsw" by an
+    approximate one, whose own recall is then told.
 
     The guard against false negatives: none is of a product that the query led to, in any split, none is another of its
     positives, and, where there are representations, none has a cosine above `closest` with a positive of the query.
@@ -37,6 +39,7 @@ class HardNegatives(Transformation):
 
     Attributes:
         depth: how many of the most similar items the guard chooses from.
+        index: "exact" compares every query with every item: for up to about a million of each.
     """
 
     name: ClassVar[str] = "hard_negatives"
@@ -46,6 +49,7 @@ class HardNegatives(Transformation):
     closest: float = 0.9
     depth: int = 64
     seed: int = 0
+    index: str = field(default="exact", metadata={"added": True})
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -53,6 +57,7 @@ class HardNegatives(Transformation):
         self.require(
             1 <= self.per_query <= self.depth, f"per_query {self.per_query} must lie in 1..depth = {self.depth}"
         )
+        self.require(self.index in INDEXES, f"index {self.index!r} must be one of {', '.join(INDEXES)}")
         self.require(-1 <= self.closest <= 1, f"closest {self.closest} must be a cosine, -1 to 1")
 
     def decide(self, working: Working, material: Material) -> Decision:
@@ -62,6 +67,7 @@ class HardNegatives(Transformation):
         if not len(train):
             raise DataError(f"{self.name}: there are no training pairs")
         items = working.eligible_items(self.scope)
+        told: dict[str, float] = {}
         positives = working.pairs.select("query_id", "item_id")
         if self.kind == "clicked":
             found = _clicked(train)
@@ -69,7 +75,7 @@ class HardNegatives(Transformation):
         elif self.kind == "category":
             blocks = self._of_category(train, items, material)
         else:
-            blocks = _mined(train, items, material, self.depth)
+            blocks = self._mined(train, items, material, told)
         guard = Guard.of(working, positives, material if material.has_vectors else None, self.closest)
         chosen, candidates, sound = [], 0, 0
         for block in blocks:
@@ -83,7 +89,7 @@ class HardNegatives(Transformation):
         if self.kind == "clicked":
             key = pl.struct("query_id", "item_id")
             gone = working.pairs.select(key.is_in(negatives.select(key).to_series().implode())).to_series().to_numpy()
-        facts = {"candidates": candidates, "of them taken away by the guard": candidates - sound}
+        facts = {"candidates": candidates, "of them taken away by the guard": candidates - sound, **told}
         return Decision("clicked, not bought: hard negatives now", pairs=gone, negatives=negatives, facts=facts)
 
     def _of_category(
@@ -111,6 +117,38 @@ class HardNegatives(Transformation):
                 drawn.append(pl.DataFrame({"query_id": query_Q, "item_id": ids[at_Q.astype(np.int64)], "rank": rank}))
             yield pl.concat(drawn).group_by("query_id", "item_id").agg(pl.col("rank").min())
 
+    def _mined(
+        self, train: "pl.DataFrame", items: "pl.DataFrame", material: Material, told: dict[str, float]
+    ) -> "Iterator[pl.DataFrame]":
+        """The `depth` most similar items of each query, a block of queries at a time; rank 0 is the most similar."""
+        import polars as pl
+
+        vectors = material.vectors
+        item_rows = vectors.item_rows(items["item_id"].to_numpy())
+        ids_N, item_rows = items["item_id"].to_numpy()[item_rows >= 0], item_rows[item_rows >= 0]
+        asked = train["query_id"].unique().sort().to_numpy()
+        query_rows = vectors.query_rows(asked)
+        asked, query_rows = asked[query_rows >= 0], query_rows[query_rows >= 0]
+        depth = min(self.depth, ids_N.size)
+        if not asked.size or not depth:
+            raise DataError(f"{self.name}: none of the training queries, or none of the items, has a representation")
+        nearest = Nearest(vectors.items, item_rows, depth)
+        search: Callable[[Array], Array] = nearest.exact
+        if self.index == "hnsw":
+            search = nearest.hnsw()
+            told["recall of the index"] = round(nearest.recall(search, vectors.queries[query_rows]), 4)
+        for start in range(0, asked.size, QUERIES_AT_ONCE):
+            block = slice(start, start + QUERIES_AT_ONCE)
+            found_qxk = search(np.asarray(vectors.queries[query_rows[block]], np.float32))
+            material.report(min(block.stop, asked.size) / asked.size)
+            yield pl.DataFrame(
+                {
+                    "query_id": np.repeat(asked[block], depth),
+                    "item_id": ids_N[found_qxk].ravel(),
+                    "rank": np.tile(np.arange(depth), len(found_qxk)),
+                }
+            )
+
 
 def _clicked(train: "pl.DataFrame") -> "pl.DataFrame":
     """Items clicked in a search where something was bought, and never bought for that query; all of rank 0."""
@@ -121,41 +159,6 @@ def _clicked(train: "pl.DataFrame") -> "pl.DataFrame":
     never = ~bought.over("query_id", "item_id")
     chosen = train.filter(bought.over(search) & never).select("query_id", "item_id").unique()
     return chosen.with_columns(rank=pl.lit(0, pl.Int64))
-
-
-def _mined(train: "pl.DataFrame", items: "pl.DataFrame", material: Material, depth: int) -> "Iterator[pl.DataFrame]":
-    """The `depth` most similar items of each query, a block of queries at a time; rank 0 is the most similar."""
-    import polars as pl
-
-    vectors = material.vectors
-    item_rows = vectors.item_rows(items["item_id"].to_numpy())
-    ids_N, item_rows = items["item_id"].to_numpy()[item_rows >= 0], item_rows[item_rows >= 0]
-    asked = train["query_id"].unique().sort().to_numpy()
-    query_rows = vectors.query_rows(asked)
-    asked, query_rows = asked[query_rows >= 0], query_rows[query_rows >= 0]
-    depth = min(depth, ids_N.size)
-    if not asked.size or not depth:
-        raise DataError("hard_negatives: none of the training queries, or none of the items, has a representation")
-    for start in range(0, asked.size, QUERIES_AT_ONCE):
-        block = slice(start, start + QUERIES_AT_ONCE)
-        queries_qxD = np.asarray(vectors.queries[query_rows[block]], np.float32)
-        best_qxk, found_qxk = np.zeros((len(queries_qxD), 0), np.float32), np.zeros((len(queries_qxD), 0), np.int64)
-        for low in range(0, ids_N.size, ITEMS_AT_ONCE):
-            scores = queries_qxD @ np.asarray(vectors.items[item_rows[low : low + ITEMS_AT_ONCE]], np.float32).T
-            top = np.argpartition(-scores, min(depth, scores.shape[1]) - 1, axis=1)[:, :depth]
-            best_qxk = np.concatenate([best_qxk, np.take_along_axis(scores, top, axis=1)], axis=1)
-            found_qxk = np.concatenate([found_qxk, top + low], axis=1)
-            order = np.lexsort((found_qxk, -best_qxk), axis=1)[:, :depth]
-            best_qxk = np.take_along_axis(best_qxk, order, axis=1)
-            found_qxk = np.take_along_axis(found_qxk, order, axis=1)
-        material.report(min(block.stop, asked.size) / asked.size)
-        yield pl.DataFrame(
-            {
-                "query_id": np.repeat(asked[block], found_qxk.shape[1]),
-                "item_id": ids_N[found_qxk].ravel(),
-                "rank": np.tile(np.arange(found_qxk.shape[1]), len(found_qxk)),
-            }
-        )
 
 
 @dataclass(frozen=True)
