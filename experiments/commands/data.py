@@ -156,7 +156,7 @@ class ProcessCommand:
 
     Examples: moon data process data/fashion data/clean --with exact_images --with entities:least=3
               moon data process data/fashion data/merged --with variants:scope=all
-              moon data process data/fashion data/hard --with hard_negatives:kind=mined --vectors runs/steps/represent-...
+              moon data process data/fashion data/hard --with hard_negatives:kind=mined,index=hnsw --vectors runs/steps/...
     """
 
     source: Positional[Annotated[Path, arg(metavar="SRC")]]
