@@ -166,14 +166,14 @@ class ProcessCommand:
     ] = ()
     """A transformation, once for each. A killed command goes on where it was when it is called again."""
     vectors: Path | None = None
-    """Representations: the folder of a represent step's result."""
+    """Representations: the folder of a represent step (runs/steps/represent-...), or one with its four arrays."""
 
     def __call__(self) -> int:
         from moon_jax.data.processing import Report, Vectors, process_dataset
         from moon_jax.data.processing.naming import parse_transformation
 
         chosen = [parse_transformation(text) for text in self.transformations]
-        vectors = None if self.vectors is None else Vectors.read(self.vectors)
+        vectors = None if self.vectors is None else Vectors.read(published(self.vectors))
         with bar("processing") as progress:
             dataset = process_dataset(self.source, self.folder, chosen, vectors=vectors, progress=progress)
         for report in dataset.facts["processing"]["transformations"]:
@@ -270,6 +270,17 @@ From a folder of images and a CSV to a checked dataset:
   moon run training_tokens --data DIR
 
 No data at hand: moon data world DIR makes a world whose answers are known, moon data picture DIR shows it."""
+
+
+def published(step: Path) -> Path:
+    """Where a finished step keeps what it made; any other folder is taken as it is."""
+    from sweeps import Ledger
+
+    if not (step / "step.json").exists():
+        return step
+    step = step.absolute()
+    ledger = Ledger(step.parents[1], create=False)
+    return step if ledger.result(step.name) is None else ledger.folder(step.name)
 
 
 def told(dataset) -> int:  # type: ignore[no-untyped-def]
