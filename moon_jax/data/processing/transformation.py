@@ -1,6 +1,7 @@
 """What a transformation is: a frozen config that decides which rows go and who stands for them, and its report."""
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -44,7 +45,7 @@ class Decision:
 
 
 @dataclass(frozen=True)
-class Transformation:
+class Transformation(ABC):
     """The config of a transformation; its canonical form is its fields.
 
     Attributes:
@@ -65,9 +66,9 @@ class Transformation:
             if isinstance(value, float):
                 self.require(math.isfinite(value), f"{key} {value} must be a finite number")
 
+    @abstractmethod
     def decide(self, working: "Working", material: "Material") -> Decision:
         """What is to change, from the ids as they stand and the columns that it reads. Raises DataError."""
-        raise NotImplementedError
 
     def require(self, sound: bool, rule: str) -> None:
         """DataError with this rule where the config breaks it."""
