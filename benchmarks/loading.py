@@ -259,60 +259,35 @@ def loaded(batches: Iterator[dict[str, np.ndarray]], count: int) -> tuple[float,
     return rates
 
 
-def by_threads(folder: Path, seed: int) -> Iterator[dict[str, np.ndarray]]:
+def batches_of(folder: Path, seed: int, loaders: int) -> Iterator[dict[str, np.ndarray]]:
+    """The loader itself: decoding in threads, or in so many worker processes (`moon run --engine loaders=N`)."""
     from moon_jax.data.forms import Form
     from moon_jax.data.loading import Prepared, training_batches
 
-    return training_batches(Prepared(folder), (Form("own", ("text",), ("image",)),), BATCH, seed, process=(0, 1))
-
-
-class Gather:
-    """Of a batch of rows the images: what a worker process does."""
-
-    def __init__(self, folder: Path):
-        self.folder = folder
-
-    def __call__(self, rows: np.ndarray) -> dict[str, np.ndarray]:
-        from moon_jax.data.loading import Prepared
-
-        if not hasattr(self, "prepared"):
-            self.prepared = Prepared(self.folder)
-        return {"item_images": self.prepared.item_images[rows]}
-
-
-def by_processes(folder: Path, seed: int) -> Iterator[dict[str, np.ndarray]]:
-    import grain
-    from absl import flags
-
-    if not flags.FLAGS.is_parsed():
-        flags.FLAGS.mark_as_parsed()
-    items = len(np.load(folder / "item_ids.npy", mmap_mode="r", allow_pickle=False))
-    rows = grain.MapDataset.range(items).seed(seed).shuffle().repeat().batch(BATCH, drop_remainder=True)
-    threads = grain.ReadOptions(num_threads=1, prefetch_buffer_size=2)
-    batches = rows.map(Gather(folder)).to_iter_dataset(threads)
-    return iter(batches.mp_prefetch(grain.MultiprocessingOptions(num_workers=THREADS)))
+    form = Form("own", ("text",), ("image",))
+    return training_batches(Prepared(folder), (form,), BATCH, seed, process=(0, 1), loaders=loaders)
 
 
 def loader(
     encoded: Sequence[bytes], home: Path, height: int, width: int, count: int, runs: int, processes: bool
 ) -> float:
-    """Prints the table of rates; returns the median ratio of the loader to bare decoding, by the clock or by
-    processor time, whichever is less: on a busy machine the clock tells little."""
+    """Prints the table of rates; returns the median ratio of the loader to bare decoding in its better way: threads by the
+    clock or by processor time, whichever is less (on a busy machine the clock tells little); processes by the clock."""
     with tempfile.TemporaryDirectory(dir=home) as scratch:
         began = time.perf_counter()
         folder = prepared(encoded, Path(scratch), height, width)
         took = time.perf_counter() - began
         kept = sum(path.stat().st_size for path in (folder / "item_images").iterdir())
-        rates: dict[str, list[tuple[float, float]]] = {"bare decoding": [], "the loader, threads": []}
+        ways = {"bare decoding": None, "the loader, threads": 0}
         if processes:
-            rates[f"{THREADS} worker processes"] = []
+            ways[f"the loader, {THREADS} worker processes"] = THREADS
+        rates: dict[str, list[tuple[float, float]]] = {way: [] for way in ways}
         for run in range(runs):
-            for way, measured in rates.items():
-                if way == "bare decoding":
-                    measured.append(bare(encoded, height, width, count, run))
+            for way, loaders in ways.items():
+                if loaders is None:
+                    rates[way].append(bare(encoded, height, width, count, run))
                 else:
-                    batches = by_threads if "threads" in way else by_processes
-                    measured.append(loaded(batches(folder, run), count))
+                    rates[way].append(loaded(batches_of(folder, run, loaders), count))
     print(
         f"\nprepared in {took:,.1f} s, every image decoded once to be sure of it; {kept / 2**20:,.0f} MiB on the disk "
         f"({len(encoded) * height * width * 3 / 2**20:,.0f} MiB decoded to {height} x {width})"
@@ -328,8 +303,13 @@ def loader(
         by_clock, by_processor = told
         rows.append((way, rate, by_clock, by_processor if "processes" not in way else "-"))
     show(("loader", "images/s/core", "of bare, by the clock", "by processor time"), rows)
-    pairs = list(zip(rates["the loader, threads"], floor, strict=True))
-    return min(statistics.median(ours[k] / least[k] for ours, least in pairs) for k in (0, 1))
+    reached = []
+    for way, loaders in ways.items():
+        if loaders is not None:
+            pairs = list(zip(rates[way], floor, strict=True))
+            clocks = (0,) if loaders else (0, 1)  # the processor time of other processes is not this one's
+            reached.append(min(statistics.median(ours[k] / least[k] for ours, least in pairs) for k in clocks))
+    return max(reached)
 
 
 def main() -> int:
@@ -351,7 +331,11 @@ def main() -> int:
     if given.quick:
         print("quick: too little to judge by")
         return 0
-    return 0 if goal(f"the loader reaches {GOAL:.0%} of bare decoding: {ratio:.0%}", ratio >= GOAL) else 1
+    return (
+        0
+        if goal(f"the loader in its better way reaches {GOAL:.0%} of bare decoding: {ratio:.0%}", ratio >= GOAL)
+        else 1
+    )
 
 
 if __name__ == "__main__":

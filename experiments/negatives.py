@@ -1,26 +1,32 @@
 """How does retrieval improve with the number of negatives?
 
 Hypothesis: at fixed tokens, batch and steps, more in-batch candidates in a query's softmax lower the error of image
-search with diminishing gains. Refuted if the slope's interval includes 0 or the curve turns.
+search with diminishing gains. Refuted if the slope's interval includes 0 or the curve turns. Then, each by itself beside
+the whole batch: a queue of past items, and hard negatives of the same category. Refuted where the interval of a paired
+gain includes 0.
 """
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import analysis
-from analysis.figures import scaling_figure
+from analysis.figures import line_figure, scaling_figure
 from experiments import steps
 from experiments.question import Reading
 from experiments.reading import (
-    choose_rates,
     floors_of,
     holdout_sentence,
     law_sentence,
     measured,
+    number,
+    paired_interval,
     primary_search,
     throughput_sentence,
 )
-from experiments.recipes import measured_search, recipe_for
-from sweeps import Cell
+from experiments.recipes import Recipe, measured_search, recipe_for
+from experiments.tuning import choose_rates, tune
+from moon_jax.data.forms import Form
+from moon_jax.data.processing import HardNegatives
+from sweeps import Cell, Step
 
 if TYPE_CHECKING:
     import polars as pl
@@ -32,27 +38,65 @@ def cells(preset: str, data: "Dataset") -> list[Cell]:
     """candidates x seed x lr (an axis at both ends); tokens, batch and steps stay."""
     data.path("pairs")
     recipe, search = recipe_for(preset, data), measured_search(data)
-    points = [(count, seed, 1.0) for count in recipe.negatives for seed in recipe.seeds]
-    axis = [(count, lr) for count in (recipe.negatives[0], recipe.negatives[-1]) for lr in recipe.lr_axis if lr != 1.0]
-    points += [(count, seed, lr) for count, lr in axis for seed in recipe.seeds]
-    out = []
-    for count, seed, lr in sorted(points):
+    out, whole = [], {}
+    ends = (recipe.negatives[0], recipe.negatives[-1])
+    for count, seed, lr in tune(recipe.negatives, seeds=recipe.seeds, axis=recipe.lr_axis, at=ends):
         run = steps.posttrain(
             data, recipe, forms=(search,), tokens=recipe.negatives_tokens, seed=seed, lr=lr, num_negatives=count
         )
-        named = {"posttrain": run, "embed": steps.embed(data, recipe, run, (search,), search.item)}
-        if search.search == "image":
-            named["floors"] = steps.floors(data, recipe)
-        out.append(Cell({"negatives": count, "seed": seed, "lr": lr, "run": run.name}, named))
+        named = _measured(data, recipe, run, search)
+        if count == recipe.negatives[-1] and lr == 1.0:
+            whole[seed] = named["embed"]
+        out.append(Cell(_at("batch", count, seed, lr, run), named))
+    return out + _beside(data, recipe, search, whole)
+
+
+def _beside(data: "Dataset", recipe: Recipe, search: Form, whole: dict[int, Step]) -> list[Cell]:
+    """source x size x seed beside the whole batch, paired with it (image search); one source is varied at a time."""
+    plan: list[tuple[str, int, Step | None]] = [("queue", recipe.batch * times, None) for times in recipe.queues]
+    if recipe.hard and data.read("items", ["category"])["category"].list.len().max():
+        found = steps.process(data, HardNegatives(kind="category", per_query=recipe.hard[-1]))
+        plan += [("hard", count, found) for count in recipe.hard]
+    out = []
+    for source, size, processed in plan:
+        for seed in recipe.seeds:
+            changes: dict[str, Any] = {"queue": size} if source == "queue" else {"hard_negatives": size}
+            run = steps.posttrain(
+                data,
+                recipe,
+                forms=(search,),
+                tokens=recipe.negatives_tokens,
+                seed=seed,
+                num_negatives=recipe.negatives[-1],
+                processed=processed,
+                **changes,
+            )
+            named = _measured(data, recipe, run, search)
+            if search.search == "image":
+                named["contrast"] = steps.contrast(named["embed"], whole[seed])
+            out.append(Cell(_at(source, size, seed, 1.0, run), named))
     return out
 
 
+def _at(source: str, size: int, seed: int, lr: float, run: Step) -> dict[str, Any]:
+    return {"source": source, "negatives": size, "seed": seed, "lr": lr, "run": run.name}
+
+
+def _measured(data: "Dataset", recipe: Recipe, run: Step, search: Form) -> dict[str, Step]:
+    named = {"posttrain": run, "embed": steps.embed(data, recipe, run, (search,), search.item)}
+    if search.search == "image":
+        named["floors"] = steps.floors(data, recipe)
+    return named
+
+
 def read(results: "pl.DataFrame") -> Reading:
-    """Power law with floor and log line against realised candidates, the largest number held out."""
+    """Power law with floor and log line against realised candidates, the largest number held out; the other sources'
+    paired gains over the whole batch."""
     import polars as pl
 
     search = primary_search(results)
-    runs, rates, weak = choose_rates(results, "negatives", search)
+    in_batch = results.filter(pl.col("source") == "batch")
+    runs, rates, weak = choose_rates(in_batch, "negatives", search)
     # Seeds meet slightly different duplicates: their mean makes them replicates of one x.
     runs = runs.with_columns(pl.col("realised_negatives").mean().over("negatives"))
     reading = Reading(answer=[], weak=weak)
@@ -71,10 +115,47 @@ def read(results: "pl.DataFrame") -> Reading:
             xlabel="realised negatives per query",
             ylabel=metric,
         )
+    gains = gains_of(results)
+    reading.answer += [
+        f"{row['source']} of {row['negatives']:,} beside the whole batch: {search}_recall@10 {row['gain']:+.3f} "
+        f"[{row['low']:+.3f}, {row['high']:+.3f}] (paired over queries and seeds), {row['candidates']:,.0f} candidates."
+        for row in gains.iter_rows(named=True)
+    ]
+    if gains.height:
+        reading.tables["other sources, beside the whole batch"] = gains
+    reading.figures["sources"] = line_figure(
+        pl.concat([runs, results.filter(pl.col("source") != "batch")], how="diagonal"),
+        x="realised_negatives",
+        y=f"{search}_recall@10",
+        series="source",
+        title="Candidates by where they come from",
+        xlabel="realised negatives per query",
+    )
     reading.notes = [*rates, throughput_sentence(results, "posttrain", "tokens")]
-    columns = ["negatives", "seed", "lr", "realised_negatives", "tokens", "passes", f"{search}_recall@10"]
+    stale = results.filter(pl.col("source") == "queue")
+    if stale.height:
+        ages = stale.group_by("negatives").agg(pl.col("queue_staleness").mean()).sort("negatives")
+        told = ", ".join(f"{age:.1f} steps in a queue of {size:,}" for size, age in ages.iter_rows())
+        reading.notes.append(f"Mean age of a queued item: {told}.")
+    columns = ["source", "negatives", "seed", "lr", "realised_negatives", "masked_share", "tokens", "passes"]
+    columns += [f"{search}_recall@10", "queue_staleness"]
     columns += [f"{search}_hit@10", f"{search}_entropy", "temperature", "posttrain_flops", "status"]
     reading.tables["runs"] = results.select([c for c in columns if c in results.columns]).sort(
-        "negatives", "seed", "lr"
+        "source", "negatives", "seed", "lr"
     )
     return reading
+
+
+def gains_of(results: "pl.DataFrame") -> "pl.DataFrame":
+    """One row a source and size: paired gain of recall@10 over the whole batch with its 95 % interval, and candidates."""
+    import polars as pl
+
+    rows = []
+    if "recall_gain" in results.columns:
+        paired = results.filter(pl.col("source") != "batch").drop_nulls("recall_gain")
+        for (source, size), part in paired.group_by("source", "negatives", maintain_order=True):
+            gain, low, high = paired_interval(part, "recall_gain")
+            told = {"source": source, "negatives": size, "gain": gain, "low": low, "high": high}
+            candidates = number(part["realised_negatives"].mean())
+            rows.append(told | {"candidates": candidates, "seeds": part.height})
+    return pl.DataFrame(rows).sort("source", "negatives") if rows else pl.DataFrame()

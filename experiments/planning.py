@@ -3,13 +3,13 @@
 import math
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from experiments.question import QuestionError
 from moon_jax.meter import matmul_peak
 from moon_jax.stages.application import ApplicationConfig
-from moon_jax.stages.posttrain import PosttrainConfig
+from moon_jax.stages.posttrain import PosttrainConfig, TrunkConfig
 from sweeps.progress import duration
 
 if TYPE_CHECKING:
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from sweeps import Cell, Ledger, Step
 
 ASSUMED_SHARE = 0.3  # of the matmul peak, where nothing has been measured yet
+DECAY = 0.2  # share of a budget that a branch trains by itself, after its trunk
 OVERHEAD = 5.0  # seconds a step, likewise: loading, compiling, measuring
 
 
@@ -76,23 +77,35 @@ def _closure(cells: "Iterable[Cell]") -> "list[Step]":
 
 
 def _flops(step: "Step") -> float:
-    """6 FLOPs a parameter and token, and 6 B D a logit of the loss; a CTR example costs about its attention."""
+    """6 FLOPs a parameter and token, and 6 D a logit of the loss; a CTR example costs about its attention."""
     config = step.config
+    if isinstance(config, TrunkConfig):
+        return (1 - DECAY) * _training_flops(replace(config.run, tokens=max(config.budgets)))
     if isinstance(config, PosttrainConfig):
-        encoder = config.encoder
-        body = encoder.parameters() - encoder.vocabulary * encoder.hidden
-        per_pair = 2 * encoder.patches  # a lower bound of a pair's tokens
-        return config.tokens * (6.0 * body + 6.0 * config.batch * encoder.embedding / per_pair)
+        return _training_flops(config) * (DECAY if "trunk" in step.needs else 1.0)
     if isinstance(config, ApplicationConfig):
         return config.examples * 6.0 * (config.length * 600 + 20_000)
     return 0.0
+
+
+def _training_flops(config: PosttrainConfig) -> float:
+    """Hard negatives are encoded, but are no tokens of the budget."""
+    encoder = config.encoder
+    body = encoder.parameters() - encoder.vocabulary * encoder.hidden
+    per_pair = 2 * encoder.patches  # a lower bound of a pair's tokens
+    encoded = 6.0 * body * (1 + config.hard_negatives / 2)
+    return config.tokens * (encoded + 6.0 * (config.batch + config.queue) * encoder.embedding / per_pair)
 
 
 def _memory(config: PosttrainConfig) -> float:
     """Bytes: weights, gradients and two moments in float32, activations of a step, and the logits (an estimate)."""
     encoder = config.encoder
     tokens = 2 * config.batch * (encoder.patches + 16)
-    return 16.0 * encoder.parameters() + 4.0 * tokens * encoder.hidden * 2 * encoder.depth * 16 + 12.0 * config.batch**2
+    return (
+        16.0 * encoder.parameters()
+        + 4.0 * tokens * encoder.hidden * 2 * encoder.depth * 16
+        + (12.0 * config.batch * (config.batch + config.queue) + 4.0 * config.queue * encoder.embedding)
+    )
 
 
 def _seconds(ledger: "Ledger", steps: "Sequence[Step]", waiting: "Sequence[Step]") -> tuple[float, bool]:

@@ -3,23 +3,23 @@
 Hypothesis: at one fixed number of training tokens, each transformation of the training pairs that the paper names
 (duplicates out, variants merged, the least similar query of an item kept, categories matched to exposure, texts without
 entities out) raises recall@10 of image search by itself. Test queries and gallery are the same for all, so differences are
-paired. Refuted, one by one, where the interval of a gain includes 0; an interval below 0 says that it harms. Hard
-negatives are left out: the loss cannot be trained on them yet.
+paired. Refuted, one by one, where the interval of a gain includes 0; an interval below 0 says that it harms. Hard negatives
+(of the same category, clicked and not bought, mined) leave the pairs as they are and stand in the loss, a few a query.
 """
 
 import math
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from analysis.axes import frame
 from analysis.figures import BLUE, GREY, VERMILLION, new_figure
 from experiments import steps
 from experiments.question import QuestionError, Reading
+from experiments.reading import paired_interval
 from experiments.recipes import recipe_for, searches_of
 from moon_jax.data.processing import (
     EntityFilter,
     ExactImages,
+    HardNegatives,
     MatchExposure,
     MergeVariants,
     NearTitles,
@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 
 SEEDS = (0, 1, 2)
 BASELINE = "none"
+HARD = 2  # hard negatives of a query
 HIT, RECALL = "image_hit@10", "image_recall@10"
 
 
@@ -56,12 +57,18 @@ def cells(preset: str, data: "Dataset") -> list[Cell]:
     # "The model before" of similarity dedup is one encoder for all seeds, so that they train on the same pairs.
     vectors = steps.represent(data, baselines[SEEDS[0]].needs["posttrain"], (search,), search.item)
     for transformation in transformations_for(data):
-        reads = vectors if isinstance(transformation, SimilarityDedup) else None
+        name, hard = label_of(transformation), 0
+        mined = isinstance(transformation, HardNegatives) and transformation.kind == "mined"
+        reads = vectors if mined or isinstance(transformation, SimilarityDedup) else None
+        if isinstance(transformation, HardNegatives):
+            hard = transformation.per_query
         processed = steps.process(data, transformation, vectors=reads)
         for seed in SEEDS:
-            run = steps.posttrain(data, recipe, forms=(search,), tokens=budget, seed=seed, processed=processed)
+            run = steps.posttrain(
+                data, recipe, forms=(search,), tokens=budget, seed=seed, processed=processed, hard_negatives=hard
+            )
             embedded = steps.embed(data, recipe, run, (search,), search.item)
-            coordinates = {"transformation": transformation.name, "budget": budget, "seed": seed, "run": run.name}
+            coordinates = {"transformation": name, "budget": budget, "seed": seed, "run": run.name}
             named = {"process": processed, "posttrain": run, "embed": embedded}
             named["contrast"] = steps.contrast(embedded, baselines[seed])
             out.append(Cell(coordinates, named))
@@ -82,7 +89,20 @@ def transformations_for(data: "Dataset") -> tuple[Transformation, ...]:
         there.append(MatchExposure())
     if described:
         there.append(EntityFilter())
+    if items["category"].list.len().max():
+        there.append(HardNegatives(kind="category", per_query=HARD))
+    actions = data.read("pairs", ["action", "split"]).filter(pl.col("split") == "train")["action"].unique()
+    if {"click", "purchase"} <= set(actions):
+        there.append(HardNegatives(kind="clicked", per_query=HARD))
+    there.append(HardNegatives(kind="mined", per_query=HARD))
     return tuple(there)
+
+
+def label_of(transformation: Transformation) -> str:
+    """Its name; hard negatives with their kind."""
+    if isinstance(transformation, HardNegatives):
+        return f"{transformation.name}:{transformation.kind}"
+    return transformation.name
 
 
 def read(results: "pl.DataFrame") -> Reading:
@@ -137,8 +157,8 @@ def gains_of(results: "pl.DataFrame") -> "pl.DataFrame":
         return pl.DataFrame()
     rows = []
     for (name,), part in results.drop_nulls("recall_gain").group_by("transformation", maintain_order=True):
-        gain, low, high = _interval(part, "recall_gain")
-        hit_gain, hit_low, hit_high = _interval(part, "hit_gain")
+        gain, low, high = paired_interval(part, "recall_gain")
+        hit_gain, hit_low, hit_high = paired_interval(part, "hit_gain")
         rows.append(
             {
                 "transformation": name,
@@ -160,25 +180,6 @@ def gains_of(results: "pl.DataFrame") -> "pl.DataFrame":
             }
         )
     return pl.DataFrame(rows).sort("gain", descending=True) if rows else pl.DataFrame()
-
-
-def _interval(part: "pl.DataFrame", name: str) -> tuple[float, float, float]:
-    """(mean, low, high) of a paired gain over seeds (a row each, with `_se` over queries), 95 %.
-
-    The variance of a mean gain is that over queries (the mean of the seeds' own, for they share the queries) plus that of
-    seeds; degrees of freedom after Welch and Satterthwaite. With one seed there is no interval.
-    """
-    from scipy.stats import t
-
-    gain_S, error_S = part[name].to_numpy(), part[f"{name}_se"].to_numpy()
-    seeds, queries = gain_S.size, int(part["image_queries"][0])
-    of_queries = float(np.mean(error_S) ** 2)
-    of_seeds = float(np.var(gain_S, ddof=1) / seeds) if seeds > 1 else math.nan
-    variance = of_queries + of_seeds
-    parts = of_queries**2 / (queries - 1) + (of_seeds**2 / (seeds - 1) if seeds > 1 else math.nan)
-    half = t.ppf(0.975, variance**2 / parts) * math.sqrt(variance) if variance > 0 else variance
-    gain = float(gain_S.mean())
-    return gain, gain - half, gain + half
 
 
 def _told(name: str, gain: float, low: float, high: float) -> str:

@@ -1,6 +1,7 @@
 """What a question is: a hypothesis, cells to run, and a reading of the results."""
 
 import difflib
+import functools
 import importlib
 import importlib.util
 import traceback
@@ -13,7 +14,6 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     import polars as pl
 
-    from moon_jax.data.contract import Dataset
     from sweeps import Cell
 
 QUESTIONS = ("training_tokens", "negatives", "sequence_length", "exchange_rate", "pixel_floor", "processing")
@@ -46,12 +46,13 @@ class Reading:
 class Question:
     """A file of `experiments/`, or a user's own: its docstring is the hypothesis.
 
-    `cells(preset, data)` raises QuestionError where the data lacks what the question needs.
+    `cells(preset, data)` raises QuestionError where the data lacks what the question needs. One that can branch its budgets
+    off a trunk takes `trunk=True` besides.
     """
 
     name: str
     hypothesis: str
-    cells: "Callable[[str, Dataset], list[Cell]]"
+    cells: "Callable[..., list[Cell]]"
     read: "Callable[[pl.DataFrame], Reading]"
 
 
@@ -83,9 +84,10 @@ def load_question(name: str) -> Question:
 def _told(function: Callable[..., Any], path: Path) -> Callable[..., Any]:
     """The function of a user's file, whose faults are told in one line; the floors' own lines pass as they are."""
 
-    def call(*args: Any) -> Any:
+    @functools.wraps(function)
+    def call(*args: Any, **named: Any) -> Any:
         try:
-            return function(*args)
+            return function(*args, **named)
         except Exception as error:
             if type(error).__name__ in ("DataError", "TableError", "SweepError", "QuestionError"):
                 raise

@@ -3,6 +3,8 @@
 import math
 from typing import TYPE_CHECKING, Any, Literal
 
+import numpy as np
+
 if TYPE_CHECKING:
     import polars as pl
 
@@ -55,47 +57,6 @@ def holdout_sentence(fit: Any, metric: str) -> str:
     verdict = "all within" if held["all_within"] else f"only {held['within']} of {held['of']} within: not foretold"
     interval = f"[{first['low']:.4f}, {first['high']:.4f}]"
     return f"{start}: predicted {first['predicted']:.4f} {interval}, observed {seen}; {verdict}."
-
-
-def choose_rates(results: "pl.DataFrame", axis: str, search: str) -> tuple["pl.DataFrame", list[str], list[str]]:
-    """At each point of the axis the learning rate with the least valid entropy, mean over seeds; test takes no part.
-
-    Entropy, not recall: over a few hundred queries the recalls of two rates often differ by less than one query.
-
-    Returns:
-        (the rows at the chosen rates, with `lr_checked` and `lr_at_edge` for the fit's checklist, sentences, weak points).
-    """
-    import polars as pl
-
-    valid = f"valid_{search}_entropy"
-    kept, said, edges, unchecked = [], [], [], []
-    for point in results[axis].unique().sort():
-        at = results.filter(pl.col(axis) == point)
-        seeds = at.filter(pl.col("lr") == 1.0)["seed"].to_list()
-        full = at.filter(pl.col("seed").is_in(seeds)).group_by("lr").agg(pl.col(valid).mean(), n=pl.len())
-        rates = dict(full.filter(pl.col("n") == len(seeds)).sort("lr").select("lr", valid).iter_rows())
-        if not rates:  # nothing at the recipe's own rate has finished here
-            continue
-        best = min(rates, key=lambda lr: rates[lr])
-        checked = len(rates) > 1
-        edge = checked and best in (min(rates), max(rates))
-        chosen = at.filter((pl.col("lr") == best) & pl.col("seed").is_in(seeds))
-        kept.append(chosen.with_columns(lr_checked=pl.lit(checked), lr_at_edge=pl.lit(edge)))
-        if not checked:
-            unchecked.append(f"{point:,.0f}")
-            continue
-        if edge:
-            edges.append(f"{point:,.0f}")
-        seen = ", ".join(f"x{lr:.2g} {entropy:.3f}" for lr, entropy in rates.items())
-        said.append(f"Learning rate at {point:,.0f} {axis}, {valid}: {seen}; x{best:.2g} chosen.")
-    weak = []
-    if edges:
-        weak.append(
-            f"learning rate: at {axis} {', '.join(edges)} the best lies at the edge of the axis, perhaps beyond it"
-        )
-    if unchecked and said:
-        weak.append(f"learning rate: x1 is used unchecked at {axis} {', '.join(unchecked)}")
-    return pl.concat(kept), said, weak
 
 
 def floors_of(results: "pl.DataFrame", metric: str) -> dict[str, float]:
@@ -156,3 +117,22 @@ def throughput_sentence(results: "pl.DataFrame", stage: str, unit: str) -> str:
         f"Throughput: {rate:,.0f} {unit}/s a worker (median), {share:.0%} of its own measured float32 matmul peak; it "
         f"waited {waited:.1%} of the time for data; a worker held at most {memory:.2f} GiB, mapped files included."
     )
+
+
+def paired_interval(part: "pl.DataFrame", name: str) -> tuple[float, float, float]:
+    """(mean, low, high) of a paired gain over seeds (a row each, with `_se` over queries), 95 %.
+
+    The variance of a mean gain is that over queries (the mean of the seeds' own, for they share the queries) plus that of
+    seeds; degrees of freedom after Welch and Satterthwaite. With one seed there is no interval.
+    """
+    from scipy.stats import t
+
+    gain_S, error_S = part[name].to_numpy(), part[f"{name}_se"].to_numpy()
+    seeds, queries = gain_S.size, int(part["image_queries"][0])
+    of_queries = float(np.mean(error_S) ** 2)
+    of_seeds = float(np.var(gain_S, ddof=1) / seeds) if seeds > 1 else math.nan
+    variance = of_queries + of_seeds
+    parts = of_queries**2 / (queries - 1) + (of_seeds**2 / (seeds - 1) if seeds > 1 else math.nan)
+    half = t.ppf(0.975, variance**2 / parts) * math.sqrt(variance) if variance > 0 else variance
+    gain = float(gain_S.mean())
+    return gain, gain - half, gain + half

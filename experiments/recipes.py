@@ -27,7 +27,8 @@ class Recipe:
         budgets: training tokens of the token question; the largest is held out of its fits.
         seeds: replicates; lr_axis: multipliers run at the smallest and largest point of a grid, or at every budget
             (lr_everywhere); the best on valid is fitted.
-        negatives, negatives_tokens: candidates a query, and the token budget they share.
+        negatives, negatives_tokens: candidates a query, and the token budget they share; queues: lengths of a queue
+            beside the whole batch, in batches; hard: hard negatives of a query.
         lengths, examples: history lengths of the CTR question, and impressions that a CTR run trains on.
         version_budgets: token budgets of the exchange rate's versions; ctr_length: history length of its CTR model.
         own_weight: share of batches that pair items with their own augmented photo, beside a search's weight of 1; where
@@ -59,6 +60,8 @@ class Recipe:
     augment_items: bool = False
     dtype: str = "float32"
     images: Literal["decoded", "encoded"] = "decoded"
+    queues: tuple[int, ...] = (4, 16)
+    hard: tuple[int, ...] = (1, 4)
 
     def tuned_budgets(self) -> tuple[int, ...]:
         """The budgets that get the lr axis."""
@@ -108,6 +111,8 @@ _SMOKE = {
     "seeds": (0, 1),
     "negatives": (1, 3, 7, 15),
     "negatives_tokens": 3_000,
+    "queues": (2,),
+    "hard": (1,),
     "lengths": (1, 4, 16),
     "examples": 1_500,
     "version_budgets": (1_500, 3_000, 6_000, 12_000),
@@ -125,6 +130,8 @@ _GPU = {
     "seeds": (0, 1, 2),
     "negatives": (1, 7, 31, 127, 511, 1023),
     "negatives_tokens": 10_000_000,
+    "queues": (8, 32, 128),
+    "hard": (1, 4, 16),
     "examples": 400_000,
     "version_budgets": (1_000_000, 5_000_000, 20_000_000, 80_000_000),
 }

@@ -1,6 +1,7 @@
 """Steps of the questions: which function, which version, which files, which needs. Versions are raised here."""
 
 from dataclasses import replace
+from typing import Any
 
 from experiments.recipes import Recipe
 from moon_jax.data.contract import Dataset
@@ -12,7 +13,7 @@ from moon_jax.stages.compare import CompareConfig
 from moon_jax.stages.contrast import ContrastConfig
 from moon_jax.stages.embed import EmbedConfig
 from moon_jax.stages.floors import ClearanceConfig, FloorsConfig
-from moon_jax.stages.posttrain import PosttrainConfig
+from moon_jax.stages.posttrain import PosttrainConfig, TrunkConfig
 from moon_jax.stages.prepare import PrepareConfig
 from moon_jax.stages.process import ProcessConfig, RepresentConfig
 from sweeps import DataFile, Step
@@ -20,9 +21,10 @@ from sweeps import DataFile, Step
 VERSIONS = {
     "prepare": 1,
     "floors": 2,
-    "posttrain": 1,
+    "posttrain": 2,
+    "trunk": 1,
     "embed": 3,
-    "application": 1,
+    "application": 2,
     "compare": 1,
     "clearance": 1,
     "process": 1,
@@ -44,7 +46,8 @@ def prepare(dataset: Dataset, recipe: Recipe, processed: Step | None = None) -> 
     config = PrepareConfig(recipe.height, recipe.width, recipe.text_length, recipe.vocabulary, recipe.images)
     if processed is not None:
         return _step("prepare", config, process=processed)
-    return _step("prepare", config, files=_files(dataset, "items", "queries", "pairs"))
+    hard = ("hard_negatives",) if dataset.has("hard_negatives") else ()
+    return _step("prepare", config, files=_files(dataset, "items", "queries", "pairs", *hard))
 
 
 def process(dataset: Dataset, *transformations: Transformation, vectors: Step | None = None) -> Step:
@@ -98,10 +101,14 @@ def posttrain(
     lr: float = 1.0,
     num_negatives: int | None = None,
     processed: Step | None = None,
+    branches: tuple[int, ...] = (),
+    **changes: Any,
 ) -> Step:
     """A post-training run, on the tables of a process step if one is given; `lr` multiplies the recipe's rate.
 
-    0 tokens is the untrained encoder.
+    0 tokens is the untrained encoder. With `branches` (token budgets) the run is a branch of the trunk that all these
+    budgets share: constant rate, and a decay of its own over the last fifth. `changes` are further fields of
+    `PosttrainConfig` (queue, hard_negatives, loss, ...).
     """
     if num_negatives == recipe.batch - 1:
         num_negatives = None  # all there are: the same run as that of other questions
@@ -116,8 +123,16 @@ def posttrain(
         peak_lr=recipe.lr * lr,
         augment_items=recipe.augment_items,
         seed=seed,
+        **changes,
     )
-    return _step("posttrain", config, prepare=prepare(dataset, recipe, processed))
+    arrays = prepare(dataset, recipe, processed)
+    if not branches or not tokens:
+        return _step("posttrain", config, prepare=arrays)
+    # The warm-up of the smallest branch is that of all; the trunk's own budget is none.
+    config = replace(config, schedule="wsd", warmup_tokens=min(branches) // 10)
+    shared = TrunkConfig(replace(config, tokens=max(branches)), branches)
+    grown = Step("moon_jax.stages.posttrain:trunk", VERSIONS["trunk"], shared, needs={"prepare": arrays})
+    return _step("posttrain", config, trunk=grown, prepare=arrays)
 
 
 def embed(dataset: Dataset, recipe: Recipe, run: Step, searches: tuple[Form, ...], item: tuple[str, ...]) -> Step:

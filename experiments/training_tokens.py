@@ -1,8 +1,8 @@
 """How does retrieval improve with training tokens?
 
 Hypothesis: the error of image search falls as a power of the post-training tokens towards a floor, so that small runs
-foretell a larger one. Each budget is a run of its own that decays to it. Refuted if the largest budget, held out of the
-fit, falls outside its prediction interval, or if the curve is flat.
+foretell a larger one. Each budget is a run of its own that decays to it (with --trunk a branch of one). Refuted if the
+largest budget, held out of the fit, falls outside its prediction interval, or if the curve is flat.
 """
 
 from typing import TYPE_CHECKING
@@ -12,7 +12,6 @@ from analysis.figures import scaling_figure
 from experiments import steps
 from experiments.question import Reading
 from experiments.reading import (
-    choose_rates,
     clears,
     floors_of,
     holdout_sentence,
@@ -22,6 +21,7 @@ from experiments.reading import (
     throughput_sentence,
 )
 from experiments.recipes import measured_search, recipe_for
+from experiments.tuning import choose_rates, tune
 from sweeps import Cell
 
 if TYPE_CHECKING:
@@ -30,19 +30,20 @@ if TYPE_CHECKING:
     from moon_jax.data.contract import Dataset
 
 
-def cells(preset: str, data: "Dataset") -> list[Cell]:
-    """budget x seed x lr (an axis at both ends, or everywhere), and the untrained encoder."""
+def cells(preset: str, data: "Dataset", trunk: bool = False) -> list[Cell]:
+    """budget x seed x lr (an axis at both ends, or everywhere), and the untrained encoder.
+
+    trunk: budgets of one seed and rate branch off one trunk; they are one run, for they share what they have seen.
+    """
     data.path("pairs")
     recipe, search = recipe_for(preset, data), measured_search(data)
-    points = [(budget, seed, 1.0) for budget in recipe.budgets for seed in recipe.seeds]
-    axis = [(budget, lr) for budget in recipe.tuned_budgets() for lr in recipe.lr_axis if lr != 1.0]
-    points += [(budget, seed, lr) for budget, lr in axis for seed in recipe.seeds]
-    points += [(0, seed, 1.0) for seed in recipe.seeds]
+    budgets = (0, *recipe.budgets)
     out = []
-    for budget, seed, lr in sorted(points):
-        run = steps.posttrain(data, recipe, forms=(search,), tokens=budget, seed=seed, lr=lr)
+    for budget, seed, lr in tune(budgets, seeds=recipe.seeds, axis=recipe.lr_axis, at=recipe.tuned_budgets()):
+        branches = recipe.budgets if trunk else ()
+        run = steps.posttrain(data, recipe, forms=(search,), tokens=budget, seed=seed, lr=lr, branches=branches)
         embedded = steps.embed(data, recipe, run, (search,), search.item)
-        coordinates = {"budget": budget, "seed": seed, "lr": lr, "run": run.name}
+        coordinates = {"budget": budget, "seed": seed, "lr": lr, "run": run.needs.get("trunk", run).name}
         named = {"posttrain": run, "embed": embedded}
         if search.search == "image":
             named |= {"floors": steps.floors(data, recipe), "clearance": steps.clearance(data, recipe, embedded)}

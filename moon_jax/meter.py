@@ -1,4 +1,4 @@
-"""Throughput, exact FLOPs and the share of the machine's own matmul peak."""
+"""Throughput, exact FLOPs and the share of the devices' peak that they are (MFU, Chowdhery et al. 2022, appendix B)."""
 
 import functools
 import time
@@ -11,20 +11,38 @@ import jax.numpy as jnp
 from moon_jax.flops import count_flops
 from moon_jax.training import Trained
 
+# FLOP/s of dense matrix products of a device, by the start of its `device_kind`: (bfloat16, float32 inputs). float32 is what
+# XLA computes by default there: TF32 on GPUs, bfloat16 passes on TPUs. Makers' data sheets, without sparsity: NVIDIA's of
+# A100, H100 (SXM, PCIe), H200 and of the HGX B200 board; Google Cloud's documentation of TPU v4, v5e, v5p, v6e.
+PUBLISHED = {
+    "NVIDIA B200": (2250e12, 1125e12),
+    "NVIDIA H200": (989e12, 494.5e12),
+    "NVIDIA H100 PCIe": (756e12, 378e12),
+    "NVIDIA H100 80GB HBM3": (989e12, 494.5e12),
+    "NVIDIA A100": (312e12, 156e12),
+    "TPU v6 lite": (918e12, 918e12),
+    "TPU v5 lite": (197e12, 197e12),
+    "TPU v5": (459e12, 459e12),
+    "TPU v4": (275e12, 275e12),
+}
+
 
 class Meter:
     """Wraps a jitted update: adds its FLOPs to the counts and keeps compilation out of the throughput."""
 
-    def __init__(self, update: Callable[..., Any]):
-        self.update = update
+    def __init__(self, update: Callable[..., Any], dtype: str = "float32"):
+        """`dtype` is that of the matrix products' inputs."""
+        self.update, self.dtype = update, dtype
         self.flops: dict[Any, int] = {}
         self.seen = 0.0
+        self.devices = 1
 
     def __call__(self, state: Any, batch: Any) -> tuple[Any, dict[str, Any], dict[str, Any]]:
         shape = tuple((name, array.shape) for name, array in batch.items())
         if shape not in self.flops:
             started = time.monotonic()
             self.flops[shape] = count_flops(self.update, state, batch)
+            self.devices = max(len(leaf.sharding.device_set) for leaf in jax.tree.leaves(batch))
             out = self.update(state, batch)  # traces and compiles, unless another cell of this process already did
             self.seen += time.monotonic() - started
         else:
@@ -33,27 +51,48 @@ class Meter:
         return state, metrics, counts | {"flops": float(self.flops[shape])}
 
     def summary(self, stage: str, trained: Trained) -> dict[str, Any]:
-        """FLOPs, steady seconds (without tracing and compilation), tokens or examples a second, share of peak."""
+        """FLOPs, steady seconds (without tracing and compilation), tokens or examples a second, share of peak.
+
+        `{stage}_peak` says what the share is of: "published" (accelerators: the sum over all devices) or "measured".
+        """
         flops, seconds = trained.totals.get("flops", 0.0), max(trained.seconds - self.seen, 1e-9)
         rate = {
             f"{stage}_{name}_per_second": trained.totals[name] / seconds
             for name in ("tokens", "examples")
             if name in trained.totals
         }
+        # Simulated CPU devices share the cores that one of them was measured on; processes may lie on several machines.
+        devices = jax.process_count() if jax.default_backend() == "cpu" else self.devices
+        published = published_peak(jax.devices()[0].device_kind, self.dtype)
         return rate | {
             f"{stage}_flops": flops,
             f"{stage}_compile_seconds": self.seen,
-            f"{stage}_share_of_matmul_peak": flops / seconds / matmul_peak(),
+            f"{stage}_share_of_matmul_peak": flops / seconds / (matmul_peak(self.dtype) * devices),
+            f"{stage}_peak": "measured" if published is None else "published",
         }
 
 
+def matmul_peak(dtype: str = "float32") -> float:
+    """FLOP/s of matrix products of one device: its maker's figure where that is known, else as measured here."""
+    return published_peak(jax.devices()[0].device_kind, dtype) or measured_peak(dtype)
+
+
+def published_peak(device_kind: str, dtype: str) -> float | None:
+    """FLOP/s of the longest name in `PUBLISHED` that `device_kind` starts with; None where there is none."""
+    names = [name for name in PUBLISHED if device_kind.startswith(name)]
+    if not names or dtype not in ("bfloat16", "float32"):
+        return None
+    return PUBLISHED[max(names, key=len)][dtype == "float32"]
+
+
 @functools.cache
-def matmul_peak(size: int = 1024, seconds: float = 0.2) -> float:
-    """FLOP/s of a float32 size x size matrix product on this process's default device, best of its tries."""
-    a = jnp.ones((size, size), jnp.float32)
+def measured_peak(dtype: str) -> float:
+    """FLOP/s of a product of two square matrices on this process's default device, best of the tries of 0.2 s."""
+    size = 1024 if jax.default_backend() == "cpu" else 8192  # large enough to keep all of the device busy
+    a = jnp.ones((size, size), dtype)
     product = jax.jit(lambda a: a @ a)
     product(a).block_until_ready()
-    best, until = 0.0, time.monotonic() + seconds
+    best, until = 0.0, time.monotonic() + 0.2
     while time.monotonic() < until:
         started = time.monotonic()
         product(a).block_until_ready()

@@ -9,7 +9,7 @@ import jax
 import numpy as np
 from flax import nnx
 
-from moon_jax.models.encoder import Encoder, EncoderConfig
+from moon_jax.models.encoder import EncoderConfig
 
 
 def _name(path: tuple[Any, ...]) -> str:
@@ -26,7 +26,7 @@ def save_encoder(folder: Path, config: EncoderConfig, params: nnx.State, tempera
     (folder / "encoder.json").write_text(json.dumps(described, indent=1))
 
 
-def load_encoder(folder: Path) -> tuple[EncoderConfig, nnx.GraphDef[Encoder], nnx.State, float]:
+def load_encoder(folder: Path) -> tuple[EncoderConfig, nnx.GraphDef, nnx.State, float]:
     """(config, graph, params, temperature) of `save_encoder`; ValueError names a missing or misshapen tensor."""
     from safetensors.numpy import load_file
 

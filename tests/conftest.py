@@ -9,7 +9,8 @@ if "host_platform_device_count" not in os.environ.get("XLA_FLAGS", ""):
 os.environ.setdefault("JAX_NUMPY_RANK_PROMOTION", "raise")
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("MPLBACKEND", "Agg")
-# Compiled as workers compile, and kept: a second run of the tests hardly compiles anything.
+# Tests compile much and run little; what is compiled is kept: a second run hardly compiles anything.
+os.environ["XLA_FLAGS"] += " --xla_backend_optimization_level=1"
 os.environ.update(worker_environment() | {"JAX_COMPILATION_CACHE_DIR": str(cache_folder() / "tests-xla")})
 
 from pathlib import Path

@@ -35,6 +35,8 @@ class PlanCommand:
     """A contract directory; without it the planted world."""
     out: Path = OUT
     workers: int | None = None
+    trunk: bool = False
+    """As of `moon run`."""
 
     def __call__(self) -> int:
         from experiments import planning
@@ -43,7 +45,7 @@ class PlanCommand:
 
         questions = questions_for(self.question)
         dataset = open_data(self.data, self.preset, say)
-        planned = cells_of(questions, self.preset, dataset, say)
+        planned = cells_of(questions, self.preset, dataset, say, trunk=self.trunk)
         ledger = Ledger(self.out)
         workers = default_workers() if self.workers is None else self.workers
         for name, cells in planned.items():
@@ -76,6 +78,10 @@ class RunCommand:
     """Where the workers run; anything else (SLURM, Ray, cron) can start `moon worker` on the same folder."""
     stale: Literal["keep", "rerun"] | None = None
     """What to do with results that other source code computed; without it they are refused."""
+    engine: str = ""
+    """How to compute, not what: "fsdp=4,chunk=256,remat=dots,loaders=4,form=ring" (see moon_jax/engine.py)."""
+    trunk: bool = False
+    """Token budgets branch off one trunk of constant rate (WSD) instead of running each by itself: cheaper, one run a seed."""
 
     def __call__(self) -> int:
         if self.question == "published_laws":  # published numbers beside ours: nothing is trained
@@ -91,7 +97,7 @@ class RunCommand:
         dataset = running.open_data(self.data, self.preset, say)
         ledger = Ledger(self.out)
         running.require_sound_once(dataset, self.out)
-        planned = running.cells_of(questions, self.preset, dataset, say)
+        planned = running.cells_of(questions, self.preset, dataset, say, trunk=self.trunk)
         for name in planned:
             running.refuse_other_data(self.out, name, dataset)
         running.settle_stale(ledger, planned, self.stale)
@@ -104,7 +110,7 @@ class RunCommand:
                 ledger,
                 list(planned),
                 workers=default_workers() if self.workers is None else self.workers,
-                env=running.worker_environment(),
+                env=running.worker_environment() | running.engine_environment(self.engine),
                 on_tick=tables.beside(on_tick),
             )
         failed = running.failures(snapshot) > 0

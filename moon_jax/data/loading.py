@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, Self
 
 import grain
 import numpy as np
@@ -24,6 +24,18 @@ Array = np.ndarray
 SPLITS = ("train", "valid", "test")
 
 
+class Batches(Protocol):
+    """Host batches, one after another for ever, with a place that can be saved and gone back to."""
+
+    def __next__(self) -> Any: ...
+
+    def get_state(self) -> dict[str, Any]: ...
+
+    def set_state(self, state: dict[str, Any]) -> None: ...
+
+    def close(self) -> None: ...
+
+
 @dataclass(frozen=True)
 class Prepared:
     """The arrays of a prepared catalogue and its searches; rows of items and queries, not ids.
@@ -32,6 +44,7 @@ class Prepared:
     query_images uint8 I x H x W x 3 for the queries that have one; query_image_row int64 Q (-1: none);
     query_text int32 Q x T; query_item int64 Q, the item a query is or shows (-1: none, as for texts);
     query_search int8 Q, index into SEARCHES; pairs int64 P x 2 (query row, item row); pair_split int8 P.
+    Some have hard negatives: those of query q are the item rows hard_items[hard_offsets[q]:hard_offsets[q + 1]], int64.
     Images that were left encoded are decoded where they are indexed (`data.images.EncodedImages`).
     """
 
@@ -45,6 +58,9 @@ class Prepared:
         array = EncodedImages(encoded) if encoded.is_dir() else np.load(path, mmap_mode="r", allow_pickle=False)
         self.__dict__[name] = array  # opened once
         return array
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Prepared, (self.folder,)  # a worker process opens the arrays itself
 
     def pairs_of(self, search: str, split: str) -> Array:
         """(query row, item row) of one search in one split, P x 2; for "own", training items with themselves."""
@@ -79,6 +95,36 @@ class Prepared:
             batch["item_text"] = self.item_text[item_B]
         return batch
 
+    def gather_hard(self, form: Form, items_BxH: Array) -> dict[str, Array]:
+        """What the encoder is shown of each pair's hard negatives (see `hard_of`), B x H rows."""
+        batch = {"hard_product_ids": self.product_ids[items_BxH].astype(np.int32)}
+        for modality, arrays in (("image", "images"), ("text", "text")):
+            if modality in form.item:
+                shown = getattr(self, f"item_{arrays}")[items_BxH.ravel()]
+                batch[f"hard_{arrays}"] = shown.reshape(*items_BxH.shape, *shown.shape[1:])
+        return batch
+
+    def hard_of(self, search: str, pairs_Bx2: Array, count: int, seed: int, places_B: Array) -> Array:
+        """int64 B x count: item rows of so many hard negatives for each pair's query, without replacement.
+
+        A query that has fewer, and an item's own photo, which has none, get their positive in the places that are left:
+        the loss masks it by its id. What is drawn depends on `seed` and the pair's place alone.
+
+        Args:
+            places_B: int64, number of each pair in its form's endless sequence.
+        """
+        query_B, item_B = np.asarray(pairs_Bx2).T
+        if search == OWN or not len(self.hard_items):
+            return np.repeat(item_B[:, None], count, axis=1)
+        starts_B = np.asarray(self.hard_offsets[query_B])
+        sizes_B = np.asarray(self.hard_offsets[query_B + 1]) - starts_B
+        widest = np.arange(max(count, sizes_B.max(initial=0)))
+        there_BxW = widest < sizes_B[:, None]
+        lots_BxW = np.where(there_BxW, scattered(seed, places_B[:, None], widest), np.iinfo(np.uint64).max)
+        drawn_BxH = np.argsort(lots_BxW, axis=1, kind="stable")[:, :count]
+        rows_BxH = np.where(drawn_BxH < sizes_B[:, None], starts_B[:, None] + drawn_BxH, 0)
+        return np.where(drawn_BxH < sizes_B[:, None], self.hard_items[rows_BxH], item_B[:, None])
+
     def query_pixels(self, search: str, query_B: Array) -> Array:
         """A query's own photo; for a product as query, the item's."""
         if search == OWN:
@@ -108,20 +154,30 @@ class Prepared:
 
 
 def training_batches(
-    prepared: Prepared, forms: tuple[Form, ...], batch: int, seed: int, *, process: tuple[int, int] | None = None
-) -> grain.DatasetIterator:
-    """An endless, deterministic, checkpointable iterator over host batches (dicts of arrays, see `gather`).
+    prepared: Prepared,
+    forms: tuple[Form, ...],
+    batch: int,
+    seed: int,
+    *,
+    process: tuple[int, int] | None = None,
+    loaders: int = 0,
+    hard: int = 0,
+) -> Batches:
+    """Endless, deterministic host batches (dicts of arrays, see `gather` and `gather_hard`).
 
-    Each form's pairs are shuffled anew every pass; a batch holds pairs of one form. The position is the number of batches
-    consumed, whatever was prefetched, so that a run may go on with another number of processes.
+    Each form's pairs are shuffled anew every pass; a batch holds pairs of one form. The place is the number of batches
+    consumed, whatever was prefetched, so that a run may go on with another number of processes or of loaders.
 
     Args:
         batch: pairs of a global batch.
         process: (index, count): this process gets the index-th of count equal parts of each global batch; by default
             jax's own.
+        loaders: worker processes that decode; 0 decodes in threads of this one.
+        hard: hard negatives of each pair.
 
     Raises:
-        DataError: too few pairs for a batch, a batch that processes cannot share equally, a weight that is none.
+        DataError: too few pairs for a batch, a batch that processes cannot share equally, a weight that is none, hard
+            negatives that the data does not have.
     """
     if process is None:
         import jax
@@ -130,6 +186,8 @@ def training_batches(
     index, count = process
     if batch % count:
         raise DataError(f"a batch of {batch} cannot be shared equally by {count} processes; take a multiple of {count}")
+    if hard and not hasattr(prepared, "hard_offsets"):
+        raise DataError("the prepared data has no hard negatives; process it with a transformation that finds them")
     part = slice(index * batch // count, (index + 1) * batch // count)
     parts = []
     for number, form in enumerate(forms):
@@ -137,18 +195,74 @@ def training_batches(
         if len(pairs) < batch:
             raise DataError(f"{len(pairs)} training pairs for {form.search} search are fewer than a batch of {batch}")
         rows = grain.MapDataset.source(pairs).seed(1000 * seed + number).shuffle().repeat()
-        parts.append(rows.batch(batch, drop_remainder=True).map(_Gather(prepared, form, part)))
+        gather = _Gather(prepared, form, part, hard, 1000 * seed + number)
+        parts.append(rows.batch(batch, drop_remainder=True).map_with_index(gather))
     mixed = grain.MapDataset.select_from_datasets(parts, Mixture(tuple(form.weight for form in forms)))
+    if loaders:
+        return _FromProcesses(mixed, loaders)
     # Two batches under way: while one waits for its last image, the cores decode the next.
     return iter(mixed.to_iter_dataset(grain.ReadOptions(num_threads=2, prefetch_buffer_size=2)))
 
 
-class _Gather(grain.transforms.Map):
-    def __init__(self, prepared: Prepared, form: Form, part: slice):
-        self.prepared, self.form, self.part = prepared, form, part
+class _Gather(grain.experimental.MapWithIndexTransform):
+    def __init__(self, prepared: Prepared, form: Form, part: slice, hard: int, seed: int):
+        self.prepared, self.form, self.part, self.hard, self.seed = prepared, form, part, hard, seed
 
-    def map(self, element: Any) -> dict[str, Array]:
-        return self.prepared.gather(self.form, element[self.part])
+    def map_with_index(self, index: int, element: Any) -> dict[str, Array]:
+        pairs = element[self.part]
+        batch = self.prepared.gather(self.form, pairs)
+        if self.hard:
+            places = (index * len(element) + np.arange(len(element)))[self.part]
+            items = self.prepared.hard_of(self.form.search, pairs, self.hard, self.seed, places)
+            batch |= self.prepared.gather_hard(self.form, items)
+        return batch
+
+
+class _FromProcesses:
+    """The same batches out of worker processes, started at the first one; grain's own place would count each worker's."""
+
+    def __init__(self, batches: grain.MapDataset, loaders: int):
+        self._batches, self._loaders, self._place = batches, loaders, 0
+        self._running: grain.DatasetIterator | None = None
+
+    def __iter__(self) -> Self:
+        return self
+
+    def __next__(self) -> dict[str, Array]:
+        if self._running is None:
+            from absl import flags
+
+            if not flags.FLAGS.is_parsed():  # grain asks a flag of absl, which only absl's own programs parse
+                flags.FLAGS.mark_as_parsed()
+            rest = self._batches.slice(slice(self._place, None)).to_iter_dataset(grain.ReadOptions(1, 1))
+            self._running = iter(rest.mp_prefetch(grain.MultiprocessingOptions(num_workers=self._loaders)))
+        batch = next(self._running)
+        self._place += 1
+        return batch
+
+    def get_state(self) -> dict[str, Any]:
+        return {"next_index": self._place}  # as grain's threads have it
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        self.close()
+        self._place = state["next_index"]
+
+    def close(self) -> None:
+        running, self._running = self._running, None
+        if running is not None:
+            running.close()
+
+
+def scattered(seed: int, *numbers: Array) -> Array:
+    """uint64 that look random, one for each combination of whole numbers: chained SplitMix64 (Steele et al. 2014)."""
+    out = np.zeros((), np.uint64)
+    with np.errstate(over="ignore"):  # it is meant to wrap
+        for number in (seed, *numbers):
+            out = (out ^ np.asarray(number, np.uint64)) + np.uint64(0x9E3779B97F4A7C15)
+            out = (out ^ (out >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+            out = (out ^ (out >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+            out = out ^ (out >> np.uint64(31))
+    return out
 
 
 class Mixture:

@@ -13,15 +13,18 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from flax import nnx
+from jax.sharding import Mesh
 
 from moon_jax.data.contract import DataError, read_table
 from moon_jax.data.histories import Behaviour, read_behaviour
+from moon_jax.engine import Engine
 from moon_jax.meter import Meter
 from moon_jax.metrics import auc, gauc, log_loss
 from moon_jax.metrics.paired import paired_gauc
 from moon_jax.models.ctr import CtrConfig
-from moon_jax.sharding import data_mesh, replicated, split_batch
-from moon_jax.training import DivergedError, learning_rate, optimiser, train
+from moon_jax.optimisation import descend, learning_rate, optimiser
+from moon_jax.sharding import make_mesh, param_shardings, place_batch, replicated
+from moon_jax.training import DivergedError, train
 
 Array = jax.Array
 
@@ -72,25 +75,23 @@ def application(
         length=config.length,
         content=0 if table_NxD is None else table_NxD.shape[1],
     )
-    graph, initialise = _builder(model)
-    mesh = data_mesh(math.gcd(config.batch, jax.device_count()))
-    params = initialise(jnp.uint32(config.seed))
+    graph, mesh = graph_of(model), make_mesh(Engine.from_environment(), config.batch)
     content = None if table_NxD is None else jax.device_put(table_NxD, replicated(mesh))
-    state = {"params": params, "opt": optimiser(weight_decay=config.weight_decay).init(params), "step": jnp.int32(0)}
+    state = build_initial(model, config.weight_decay, mesh)(jnp.uint32(config.seed))
     steps = math.ceil(config.examples / config.batch)
     hyper = {"steps": jnp.int32(steps), "peak_lr": jnp.float32(config.peak_lr)}
     batches = impressions(behaviour, "train", config)
-    update = _update(graph, config.weight_decay)
+    update = build_update(graph, config.weight_decay, mesh)
     meter = Meter(lambda state, batch: update(state, batch, hyper, content))
     try:
         trained = train(
             meter,
-            jax.device_put(state, replicated(mesh)),
+            state,
             batches,
             steps=steps,
             folder=folder,
             report=report,
-            place=lambda batch: jax.device_put(batch, split_batch(mesh)),
+            place=functools.partial(place_batch, mesh),
         )
     except DivergedError as error:
         return {"status": "diverged", "diverged_at_step": error.step}
@@ -126,7 +127,9 @@ def impressions(behaviour: Behaviour, split: str, config: ApplicationConfig) -> 
     if rows.size < config.batch:
         raise DataError(f"{rows.size} {split} impressions are fewer than a batch of {config.batch}")
     shuffled = grain.MapDataset.source(rows).seed(config.seed).shuffle().repeat()
-    batched = shuffled.batch(config.batch, drop_remainder=True).map(lambda r: read(behaviour, r, config.length))
+    index, count = jax.process_index(), jax.process_count()
+    part = slice(index * config.batch // count, (index + 1) * config.batch // count)  # of several processes
+    batched = shuffled.batch(config.batch, drop_remainder=True).map(lambda r: read(behaviour, r[part], config.length))
     return iter(batched.to_iter_dataset(grain.ReadOptions(num_threads=1, prefetch_buffer_size=4)))
 
 
@@ -142,9 +145,20 @@ def read(behaviour: Behaviour, rows_B: np.ndarray, length: int) -> dict[str, np.
 
 
 @functools.cache
-def _builder(config: CtrConfig) -> tuple[nnx.GraphDef, Callable[[Array], nnx.State]]:
-    graph = nnx.split(nnx.eval_shape(lambda: config.build(0)))[0]
-    return graph, jax.jit(lambda seed: nnx.split(config.build(seed))[1])
+def graph_of(config: CtrConfig) -> nnx.GraphDef:
+    """The model without its parameters."""
+    return nnx.split(nnx.eval_shape(lambda: config.build(0)))[0]
+
+
+@functools.cache
+def build_initial(config: CtrConfig, weight_decay: float, mesh: Mesh) -> Callable[[Array], Any]:
+    """seed -> the state before the first step: tables of IDs split by rows, where the mesh splits parameters."""
+
+    def make(seed: Array) -> Any:
+        params = nnx.split(config.build(seed))[1]
+        return {"params": params, "opt": optimiser(weight_decay=weight_decay).init(params), "step": jnp.int32(0)}
+
+    return jax.jit(make, out_shardings=param_shardings(mesh, jax.eval_shape(make, jnp.uint32(0))))
 
 
 def logits(graph: nnx.GraphDef, params: nnx.State, content_NxD: Array | None, batch: dict[str, Array]) -> Array:
@@ -157,7 +171,8 @@ def logits(graph: nnx.GraphDef, params: nnx.State, content_NxD: Array | None, ba
 
 
 @functools.cache
-def _update(graph: nnx.GraphDef, weight_decay: float) -> Callable[..., Any]:
+def build_update(graph: nnx.GraphDef, weight_decay: float, mesh: Mesh) -> Callable[..., Any]:
+    """The jitted training step (state, batch, hyper, representations) -> (state, metrics, counts)."""
     adam = optimiser(weight_decay=weight_decay)
 
     def loss_of(params: nnx.State, batch: dict[str, Array], content_NxD: Array | None) -> Array:
@@ -166,11 +181,11 @@ def _update(graph: nnx.GraphDef, weight_decay: float) -> Callable[..., Any]:
     @functools.partial(jax.jit, donate_argnums=0)
     def update(state: Any, batch: dict[str, Array], hyper: dict[str, Array], content_NxD: Array | None) -> Any:
         loss, gradients = jax.value_and_grad(loss_of)(state["params"], batch, content_NxD)
-        updates, opt = adam.update(gradients, state["opt"], state["params"])
-        lr = learning_rate(state["step"], hyper["steps"], hyper["peak_lr"])
-        params = jax.tree.map(lambda p, u: p - lr * u, state["params"], updates)
+        rate = learning_rate(state["step"], hyper["steps"], hyper["peak_lr"])
         counts = {"examples": jnp.int32(batch["clicked"].shape[0])}
-        return {"params": params, "opt": opt, "step": state["step"] + 1}, {"loss": loss, "lr": lr}, counts
+        moved = descend(state, gradients, rate=rate, adam=adam)
+        moved = jax.lax.with_sharding_constraint(moved, param_shardings(mesh, moved))
+        return moved, {"loss": loss, "lr": rate}, counts
 
     return update
 

@@ -1,34 +1,44 @@
 """Post-training: contrastive learning from user behaviour (arXiv 2511.11305, Figs 1 and 3).
 
-A query of any modality against the item its user interacted with; symmetric InfoNCE over a chosen number of in-batch
-candidates, learned temperature, warm-up and decay to an exact token budget.
+A query of any modality against the item its user interacted with, among negatives of four kinds: the other items of the
+batch, on this device and on the others; a queue of past items; hard negatives of its own. One step, from batch to update,
+is `contrastive_step.build_update`.
 """
 
 import functools
-import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
-import optax
-from flax import nnx
+import numpy as np
+from jax.sharding import Mesh
 
-from moon_jax.data.augment import augment
+from moon_jax.checkpointing import load_checkpoint
 from moon_jax.data.forms import Form
 from moon_jax.data.loading import Prepared, training_batches
-from moon_jax.losses import candidate_mask, info_nce
+from moon_jax.distributed import is_first
+from moon_jax.engine import Engine
+from moon_jax.losses import Choice, choose_form
 from moon_jax.meter import Meter
 from moon_jax.models.encoder import EncoderConfig
-from moon_jax.sharding import data_mesh, replicated, split_batch
-from moon_jax.training import DivergedError, learning_rate, optimiser, train
+from moon_jax.optimisation import Schedule, branch_point
+from moon_jax.sharding import make_mesh, place_batch, replicated
+from moon_jax.stages.contrastive_step import (
+    LOSSES,
+    Objective,
+    build_evaluation,
+    build_filling,
+    build_initial,
+    build_update,
+    temperature_of,
+)
+from moon_jax.training import DivergedError, train
 from moon_jax.weights import save_encoder
 
-Array = jax.Array
-Batch = dict[str, Array]
-LARGEST_SCALE = math.log(100.0)  # CLIP's bound on 1 / temperature
+PRIMING = 7919  # what a seed is moved by for the batches that fill a queue: the order of training stays as without one
 
 
 @dataclass(frozen=True)
@@ -39,11 +49,20 @@ class PosttrainConfig:
         encoder: the model's shape.
         forms: mixture of query -> item forms; a batch has one form.
         tokens: budget: ViT patches + non-padding text tokens, both sides of every pair.
-        batch: pairs a step.
+        batch: pairs a step, over all devices.
         num_negatives: in-batch candidates a query sees besides its positive; None for all.
         peak_lr: learning rate at the end of the warm-up.
         augment_items: augment the photos of items too, not only of queries.
         seed: of initialisation, data order and augmentation.
+        loss: "info_nce", "circle" or "sigmoid".
+        symmetric: queries against keys and keys against queries (the sigmoid loss has no direction).
+        queue: past items that every query sees besides, a multiple of the batch; 0 for none.
+        queue_from: whose representations enter the queue: the trained encoder's ("online") or its average's ("ema").
+        hard_negatives: of a query, each step; the data must have them (`moon data process`, hard_negatives).
+        ema: share of the parameters' moving average that is kept each step; 0 for none. With one, it is what is saved.
+        dims: nested widths of a Matryoshka representation; none for the whole width alone.
+        schedule: "cosine", or "wsd": constant, and a decay over the last fifth.
+        warmup_tokens: length of the warm-up; None for a tenth of the budget. Branches of a trunk have the trunk's.
     """
 
     encoder: EncoderConfig
@@ -54,12 +73,57 @@ class PosttrainConfig:
     peak_lr: float = 1e-3
     augment_items: bool = False
     seed: int = 0
+    loss: str = "info_nce"
+    symmetric: bool = True
+    queue: int = 0
+    queue_from: str = "online"
+    hard_negatives: int = 0
+    ema: float = 0.0
+    dims: tuple[int, ...] = ()
+    schedule: Literal["cosine", "wsd"] = "cosine"
+    warmup_tokens: int | None = None
 
     def __post_init__(self) -> None:
         if not self.forms:
             raise ValueError("forms: at least one query->item form is needed")
         if self.num_negatives is not None and not 0 < self.num_negatives < self.batch:
             raise ValueError(f"num_negatives: {self.num_negatives} must lie in 1..batch - 1 = {self.batch - 1}")
+        for name, known in (
+            ("loss", LOSSES),
+            ("schedule", ("cosine", "wsd")),
+            ("queue_from", ("online", "ema")),
+        ):
+            if getattr(self, name) not in known:
+                raise ValueError(f"{name}: {getattr(self, name)!r} is unknown; one of {', '.join(known)}")
+        if self.queue < 0 or self.queue % self.batch:
+            raise ValueError(f"queue: {self.queue} must be a multiple of the batch of {self.batch}, or 0")
+        if not 0 <= self.ema < 1:
+            raise ValueError(f"ema: {self.ema} must lie in 0..1, below 1")
+        if self.queue_from == "ema" and not self.ema:
+            raise ValueError("queue_from: an average is asked for, but there is none; give ema")
+        if self.hard_negatives < 0:
+            raise ValueError(f"hard_negatives: {self.hard_negatives} must not be below 0")
+        if any(not 0 < dim <= self.encoder.embedding for dim in self.dims):
+            raise ValueError(f"dims: {self.dims} must lie in 1..{self.encoder.embedding}, the width of the embedding")
+
+
+@dataclass(frozen=True)
+class TrunkConfig:
+    """The shared beginning of "wsd" runs that differ in their budgets alone.
+
+    Attributes:
+        run: any of them.
+        budgets: in tokens; the trunk keeps a checkpoint where each branch leaves it.
+    """
+
+    run: PosttrainConfig
+    budgets: tuple[int, ...]
+
+    def __post_init__(self) -> None:
+        if self.run.schedule != "wsd" or self.run.warmup_tokens is None:
+            raise ValueError("a trunk needs the schedule wsd, and warmup_tokens that its branches share")
+        if not self.budgets:
+            raise ValueError("budgets: at least one is needed")
 
 
 def posttrain(
@@ -72,26 +136,21 @@ def posttrain(
 ) -> dict[str, Any]:
     """Step function: prepared arrays -> `encoder.safetensors`; returns realised tokens, negatives, FLOPs, throughput.
 
-    A run that diverges returns status "diverged" with the step.
+    With an input "trunk" (a `trunk` step of the same run) it begins where this budget's branch leaves the trunk; tokens,
+    candidates and FLOPs include the trunk's. A run that diverges returns status "diverged" with the step.
     """
-    prepared = Prepared(inputs["prepare"])
-    steps, unique_tokens = budget(config, prepared)
-    mesh = data_mesh(math.gcd(config.batch, jax.device_count()))
-    graph, params = initialise(config.encoder, config.seed)
-    state = {
-        "params": params,
-        "opt": optimiser().init(params),
-        "step": jnp.int32(0),
-        "key": jax.random.key(config.seed),
-    }
-    state = jax.device_put(state | {"key": jax.random.key_data(state["key"])}, replicated(mesh))
-    hyper = {
-        "steps": jnp.int32(steps),
-        "peak_lr": jnp.float32(config.peak_lr),
-        "num_negatives": jnp.int32(config.num_negatives or config.batch - 1),
-    }
-    batches = training_batches(prepared, config.forms, config.batch, config.seed)
-    meter = Meter(functools.partial(build_update(graph, config.encoder.patches, config.augment_items), hyper=hyper))
+    prepared, engine = Prepared(inputs["prepare"]), Engine.from_environment()
+    mesh = make_mesh(engine, config.batch)
+    tokens_per_step, unique_tokens = mean_tokens(config, prepared)
+    steps = round(config.tokens / tokens_per_step)
+    state, batches = first_state(config, mesh), batches_of(config, prepared, engine)
+    start, before = 0, {}
+    if "trunk" in inputs:
+        start = branch_point(steps)
+        state, history = load_checkpoint(inputs["trunk"] / "checkpoints", start, state)
+        batches.set_state(history["data"])
+        before = history["totals"]
+    meter = Meter(update_of(config, config.schedule, engine, mesh, steps, tokens_per_step), config.encoder.dtype)
     try:
         trained = train(
             meter,
@@ -100,96 +159,179 @@ def posttrain(
             steps=steps,
             folder=folder,
             report=report,
-            place=lambda batch: jax.make_array_from_process_local_data(split_batch(mesh), batch),
+            place=functools.partial(place_batch, mesh),
+            start=start,
+            evaluate=evaluation_of(config, prepared, engine, mesh),
+            evaluate_at={round(steps * quarter / 4) for quarter in range(1, 5)},
+            begin=lambda state: state if start else fill_queue(config, prepared, engine, mesh, state),
         )
     except DivergedError as error:
-        return {"status": "diverged", "diverged_at_step": error.step}
+        return {"status": "diverged", "diverged_at_step": error.step, "last_good_checkpoint": error.checkpoint}
     finally:
         batches.close()
     params = trained.state["params"]
-    temperature = float(temperature_of(params))
-    save_encoder(folder, config.encoder, params["encoder"], temperature)
-    tokens = trained.totals.get("tokens", 0.0)
+    kept = jax.jit(lambda tree: tree, out_shardings=replicated(mesh))(
+        trained.state["ema" if config.ema else "params"]["encoder"]
+    )
+    if is_first():
+        save_encoder(folder, config.encoder, kept, float(temperature_of(params)))
+    totals = {name: value + before.get(name, 0.0) for name, value in trained.totals.items()}
+    tokens = totals.get("tokens", 0.0)
     return {
         "params": config.encoder.parameters(),
         "tokens": tokens,
         "steps": steps,
         "unique_tokens": min(tokens, unique_tokens),
         "passes": tokens / unique_tokens,
-        "realised_negatives": trained.totals.get("candidates", 0.0) / max(steps, 1),
+        "realised_negatives": totals.get("candidates", 0.0) / max(steps, 1),
+        "masked_share": totals.get("masked_share", 0.0) / max(steps, 1),
+        **queue_facts(config, totals, steps),
+        "loss_form": str(loss_form(config, engine, mesh)),
+        "mesh": "x".join(str(mesh.shape[axis]) for axis in mesh.axis_names),
         "train_loss": trained.last.get("loss"),
-        "temperature": temperature,
+        "temperature": float(temperature_of(params)),
         "data_wait_share": trained.data_wait_share,
         **meter.summary("posttrain", trained),
     }
 
 
-def temperature_of(params: dict[str, Any]) -> Array:
-    """The learned temperature, bounded below as CLIP's."""
-    return jnp.exp(-jnp.minimum(params["log_scale"], LARGEST_SCALE))
+def trunk(
+    config: TrunkConfig,
+    *,
+    files: Mapping[str, Path],
+    inputs: Mapping[str, Path],
+    folder: Path,
+    report: Callable[..., None],
+) -> dict[str, Any]:
+    """Step function: trains to where the largest budget's branch leaves, and keeps what each branch begins from."""
+    run, prepared, engine = config.run, Prepared(inputs["prepare"]), Engine.from_environment()
+    mesh = make_mesh(engine, run.batch)
+    tokens_per_step, _ = mean_tokens(run, prepared)
+    leaves = sorted({branch_point(round(budget / tokens_per_step)) for budget in config.budgets})
+    batches = batches_of(run, prepared, engine)
+    meter = Meter(update_of(run, "trunk", engine, mesh, leaves[-1], tokens_per_step), run.encoder.dtype)
+    try:
+        trained = train(
+            meter,
+            first_state(run, mesh),
+            batches,
+            steps=leaves[-1],
+            folder=folder,
+            report=report,
+            place=functools.partial(place_batch, mesh),
+            keep=leaves,
+            begin=lambda state: fill_queue(run, prepared, engine, mesh, state),
+        )
+    except DivergedError as error:
+        return {"status": "diverged", "diverged_at_step": error.step, "last_good_checkpoint": error.checkpoint}
+    finally:
+        batches.close()
+    told = {"trunk_steps": leaves[-1], "trunk_tokens": trained.totals.get("tokens", 0.0), "branches": len(leaves)}
+    return told | meter.summary("trunk", trained)
 
 
-def budget(config: PosttrainConfig, prepared: Prepared) -> tuple[int, float]:
-    """(steps, unique tokens of one pass): steps are fixed in advance from the mean tokens of a pair."""
+def mean_tokens(config: PosttrainConfig, prepared: Prepared) -> tuple[float, float]:
+    """(mean tokens of a step, by which the number of steps is fixed in advance; tokens of one pass over the mixture)."""
     sizes = [prepared.tokens_per_pair(form, config.encoder.patches) for form in config.forms]
     weights = [form.weight for form in config.forms]
     mean = sum(w * tokens for w, (tokens, _) in zip(weights, sizes, strict=True)) / sum(weights)
-    return round(config.tokens / (mean * config.batch)), sum(tokens * pairs for tokens, pairs in sizes)
+    return mean * config.batch, sum(tokens * pairs for tokens, pairs in sizes)
 
 
-@functools.cache
-def _initialiser(config: EncoderConfig) -> tuple[nnx.GraphDef, Callable[[Array], nnx.State]]:
-    graph = nnx.split(nnx.eval_shape(lambda: config.build(0)))[0]
-    return graph, jax.jit(lambda seed: nnx.split(config.build(seed))[1])
+def objective_of(config: PosttrainConfig, schedule: Schedule) -> Objective:
+    """What of a run decides on what is compiled."""
+    return Objective(
+        loss=config.loss,
+        symmetric=config.symmetric,
+        augment_items=config.augment_items,
+        dims=config.dims,
+        ema=config.ema > 0,
+        queue_from=config.queue_from,
+        schedule=schedule,
+    )
 
 
-def initialise(config: EncoderConfig, seed: int) -> tuple[nnx.GraphDef, dict[str, Any]]:
-    """(graph, {"encoder": params, "log_scale": log 1 / temperature, at CLIP's 0.07})."""
-    graph, make = _initialiser(config)
-    return graph, {"encoder": make(jnp.uint32(seed)), "log_scale": jnp.float32(math.log(1 / 0.07))}
+def first_state(config: PosttrainConfig, mesh: Mesh) -> dict[str, Any]:
+    """The state before the first step."""
+    objective = objective_of(config, config.schedule)
+    return build_initial(config.encoder, objective, mesh, config.batch, config.queue)(jnp.uint32(config.seed))
 
 
-@functools.cache
-def build_update(graph: nnx.GraphDef, patches: int, augment_items: bool) -> Callable[..., Any]:
-    """The jitted training step, one for all cells that share shapes: what varies in `hyper` is traced."""
-
-    def loss_of(params: dict[str, Any], batch: Batch, num_negatives: Array) -> Array:
-        encoder = nnx.merge(graph, params["encoder"])
-        return info_nce(
-            encoder(batch.get("query_images"), batch.get("query_text")),
-            encoder(batch.get("item_images"), batch.get("item_text")),
-            num_negatives=num_negatives,
-            positive_ids_B=batch["product_ids"],
-            temperature=temperature_of(params),
-        )
-
-    @functools.partial(jax.jit, donate_argnums=0)
-    def update(state: Any, batch: Batch, hyper: dict[str, Array]) -> tuple[Any, dict[str, Array], dict[str, Array]]:
-        counts = count(batch, hyper["num_negatives"], patches)
-        query_key, item_key = jax.random.split(
-            jax.random.fold_in(jax.random.wrap_key_data(state["key"]), state["step"])
-        )
-        if "query_images" in batch:
-            batch = batch | {"query_images": augment(batch["query_images"], query_key)}
-        if augment_items and "item_images" in batch:
-            batch = batch | {"item_images": augment(batch["item_images"], item_key)}
-        loss, gradients = jax.value_and_grad(loss_of)(state["params"], batch, hyper["num_negatives"])
-        updates, opt = optimiser().update(gradients, state["opt"], state["params"])
-        lr = learning_rate(state["step"], hyper["steps"], hyper["peak_lr"])
-        params = jax.tree.map(lambda p, u: p - lr * u, state["params"], updates)
-        state = state | {"params": params, "opt": opt, "step": state["step"] + 1}
-        return state, {"loss": loss, "lr": lr, "grad_norm": optax.tree.norm(gradients)}, counts
-
-    return update
+def batches_of(config: PosttrainConfig, prepared: Prepared, engine: Engine, moved: int = 0) -> Any:
+    """Endless batches in the order of the seed."""
+    return training_batches(
+        prepared,
+        config.forms,
+        config.batch,
+        config.seed + moved,
+        loaders=engine.loaders,
+        hard=config.hard_negatives,
+    )
 
 
-def count(batch: Batch, num_negatives: Array, patches: int) -> dict[str, Array]:
-    """Tokens shown, and the mean number of unmasked candidates besides the positive.
+def update_of(
+    config: PosttrainConfig, schedule: Schedule, engine: Engine, mesh: Mesh, steps: int, tokens_per_step: float
+) -> Callable[[Any, Any], Any]:
+    """The training step of this run: (state, batch) -> (state, metrics, counts)."""
+    warmup = 0.1  # of the budget
+    if config.warmup_tokens is not None:
+        warmup = max(1.0, round(config.warmup_tokens / tokens_per_step))  # steps
+    hyper = {
+        "steps": jnp.int32(steps),
+        "warmup": jnp.float32(warmup),
+        "peak_lr": jnp.float32(config.peak_lr),
+        "num_negatives": jnp.int32(config.num_negatives or config.batch - 1),
+        "ema": jnp.float32(config.ema),
+    }
+    update = build_update(config.encoder, objective_of(config, schedule), replace(engine, loaders=0), mesh)
+    return lambda state, batch: update(state, batch, hyper)
 
-    Two other pairs of one product both count: batches are small beside the catalogue, so they are rare.
+
+def evaluation_of(
+    config: PosttrainConfig, prepared: Prepared, engine: Engine, mesh: Mesh
+) -> Callable[[Any], dict[str, float]] | None:
+    """state -> `valid_loss`, InfoNCE over one fixed batch of valid pairs of the first form; None where there are none.
+
+    Fewer pairs than a batch are repeated: the loss masks what is of one product.
     """
-    size = batch["product_ids"].shape[0]
-    seen = sum(size * patches for name in ("query_images", "item_images") if name in batch)
-    tokens = seen + sum(jnp.count_nonzero(batch[name]) for name in ("query_text", "item_text") if name in batch)
-    mask = candidate_mask(size, num_negatives=num_negatives, positive_ids_B=batch["product_ids"])
-    return {"tokens": jnp.asarray(tokens, jnp.int32), "candidates": jnp.mean(jnp.sum(mask, axis=1) - 1.0)}
+    pairs = prepared.pairs_of(config.forms[0].search, "valid")
+    if not len(pairs):
+        return None
+    chosen = np.resize(np.random.default_rng(0).permutation(len(pairs)), config.batch)
+    index, count = jax.process_index(), jax.process_count()
+    mine = chosen[index * config.batch // count : (index + 1) * config.batch // count]
+    batch = place_batch(mesh, prepared.gather(config.forms[0], pairs[mine]))
+    evaluate = build_evaluation(config.encoder, replace(engine, loaders=0), mesh)
+    return lambda state: {"valid_loss": float(evaluate(state, batch))}
+
+
+def fill_queue(config: PosttrainConfig, prepared: Prepared, engine: Engine, mesh: Mesh, state: Any) -> Any:
+    """The state with its queue full: batches of an order of their own, through the encoder as it is."""
+    if not config.queue:
+        return state
+    fill = build_filling(config.encoder, config.queue_from, replace(engine, loaders=0), mesh)
+    batches = batches_of(config, prepared, engine, PRIMING)
+    for _ in range(config.queue // config.batch):
+        state = fill(state, place_batch(mesh, next(batches)))
+    batches.close()
+    return state
+
+
+def queue_facts(config: PosttrainConfig, totals: dict[str, float], steps: int) -> dict[str, float]:
+    """Of a run with a queue: its fill (it is primed, so whole), and the mean age of its entries in steps."""
+    if not config.queue:
+        return {}
+    return {"queue_fill": 1.0, "queue_staleness": totals.get("queue_staleness", 0.0) / max(steps, 1)}
+
+
+def loss_form(config: PosttrainConfig, engine: Engine, mesh: Mesh) -> Choice:
+    """The form that the loss of this run takes, and its tiles."""
+    return choose_form(
+        config.batch,
+        config.encoder.embedding,
+        queue=config.queue,
+        devices=mesh.size,
+        itemsize=jnp.dtype(config.encoder.dtype).itemsize,
+        form=engine.form,
+        tile=engine.tile,
+    )

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     import polars as pl
 
 Array = np.ndarray
+TABLES = ("items", "queries", "pairs")
 
 
 @dataclass(frozen=True)
@@ -47,13 +48,15 @@ def prepare(
 ) -> dict[str, Any]:
     """Step function: items, queries, pairs -> the arrays of `data.loading.Prepared` and `tokenizer.json`.
 
-    The tables are those of the step that is the input "process" where there is one, else the declared files.
+    The tables are those of the step that is the input "process" where there is one, else the declared files: items,
+    queries, pairs and, where there are any, hard_negatives.
 
     Raises:
         DataError: an image does not decode or is oversized (file and row are named), or the disk has no room.
     """
     if "process" in inputs:
-        files = {name: inputs["process"] / f"{name}.parquet" for name in ("items", "queries", "pairs")}
+        there = {name: inputs["process"] / f"{name}.parquet" for name in (*TABLES, "hard_negatives")}
+        files = {name: path for name, path in there.items() if path.exists()}
     items, pairs = _without_images(files["items"]), read_table(files["pairs"])
     queries = _with_optional_columns(_without_images(files["queries"]))
     shown = _have_images(files["queries"])
@@ -96,6 +99,8 @@ def prepare(
     }
     if "in_training" in items.columns:  # processing has taken some out, and left them in the gallery
         arrays["item_in_training"] = items["in_training"].to_numpy()
+    if "hard_negatives" in files:
+        arrays |= _hard_negatives(files["hard_negatives"], query_row, item_row)
     arrays["query_twin"] = twins(folder, arrays["query_image_row"], arrays["query_item"], pair_query[pair_split != 0])
     for name, array in arrays.items():
         np.save(folder / f"{name}.npy", array)
@@ -107,6 +112,16 @@ def prepare(
     }
     (folder / "prepared.json").write_text(json.dumps(facts, indent=1))
     return facts
+
+
+def _hard_negatives(file: Path, query_row: dict[int, int], item_row: dict[int, int]) -> dict[str, Array]:
+    """Item rows of each query's hard negatives, side by side, and where those of each query begin (`Prepared`)."""
+    table = read_table(file, ["query_id", "item_id"])
+    query_N = np.array([query_row[query] for query in table["query_id"].to_list()], np.int64)
+    item_N = np.array([item_row[item] for item in table["item_id"].to_list()], np.int64)
+    order = np.argsort(query_N, kind="stable")
+    counts_Q = np.bincount(query_N, minlength=len(query_row))
+    return {"hard_items": item_N[order], "hard_offsets": np.concatenate([[0], np.cumsum(counts_Q)]).astype(np.int64)}
 
 
 def _without_images(file: Path) -> "pl.DataFrame":

@@ -2,6 +2,7 @@
 
 import subprocess
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -84,7 +85,8 @@ def test_the_reading_names_what_raises_what_lowers_and_what_is_not_seen() -> Non
 def test_each_transformation_stands_beside_its_baseline_and_shares_it(smoke_world: Dataset) -> None:
     made = cells("smoke", smoke_world)
     names = [cell.coordinates["transformation"] for cell in made]
-    expected = set(TRANSFORMATIONS) - {"hard_negatives"} | {BASELINE}
+    hard = {f"hard_negatives:{kind}" for kind in ("category", "clicked", "mined")}
+    expected = set(TRANSFORMATIONS) - {"hard_negatives"} | hard | {BASELINE}
     assert set(names) == expected
     assert all(names.count(name) == len(SEEDS) for name in expected)
     steps: dict[str, set[Step]] = {}
@@ -93,7 +95,9 @@ def test_each_transformation_stands_beside_its_baseline_and_shares_it(smoke_worl
             steps.setdefault(kind, set()).add(step)
         if cell.coordinates["transformation"] != BASELINE:
             baseline = cell.steps["contrast"].needs["baseline"]
-            assert baseline.needs["posttrain"].config == cell.steps["posttrain"].config
+            config = cell.steps["posttrain"].config
+            assert baseline.needs["posttrain"].config == replace(config, hard_negatives=0)
+            assert (config.hard_negatives > 0) == (cell.coordinates["transformation"] in hard)
     assert len(steps["process"]) == len(expected) - 1
     assert len({step.needs["prepare"] for step in steps["posttrain"]}) == len(expected)
 

@@ -20,8 +20,6 @@ from moon_jax.data.behaviour import BehaviourConfig, simulate
 from moon_jax.data.contract import DataError
 from moon_jax.data.histories import Behaviour, read_behaviour
 from moon_jax.models.ctr import CtrConfig, lag_bands
-from moon_jax.sharding import data_mesh
-from moon_jax.stages import application as stage
 from moon_jax.stages.application import ApplicationConfig, against_bayes, application
 from moon_jax.stages.compare import CompareConfig, compare
 
@@ -162,7 +160,7 @@ CONFIG = ApplicationConfig(length=16, examples=16_000, batch=256)
 def _one_device() -> Iterator[None]:
     """Eight simulated devices take turns on one core: the training tests show that they agree."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(stage, "data_mesh", lambda _: data_mesh(1))
+        patch.setenv("MOON_ENGINE", "data=1")
         yield
 
 

@@ -15,9 +15,9 @@ from moon_jax.data.contract import Dataset
 from moon_jax.data.forms import parse_form
 from moon_jax.data.loading import Prepared
 from moon_jax.models.encoder import EncoderConfig
+from moon_jax.stages.contrastive_step import graph_of, initial_parameters
 from moon_jax.stages.embed import EmbedConfig, Search, embed
 from moon_jax.stages.floors import FloorsConfig, chance, floors
-from moon_jax.stages.posttrain import initialise
 from moon_jax.stages.prepare import PrepareConfig, prepare, twins
 from moon_jax.thumbnails import colour_histograms, thumbnails
 from moon_jax.weights import save_encoder
@@ -31,7 +31,7 @@ TEMPERATURE = 0.07
 def encoder(tmp_path_factory: pytest.TempPathFactory) -> tuple[nnx.GraphDef, nnx.State, Path]:
     """An untrained encoder, as a post-training step leaves it."""
     folder = tmp_path_factory.mktemp("encoder")
-    graph, params = initialise(ENCODER, seed=4)
+    graph, params = graph_of(ENCODER), initial_parameters(ENCODER, 4)
     save_encoder(folder, ENCODER, params["encoder"], TEMPERATURE)
     return graph, params["encoder"], folder
 

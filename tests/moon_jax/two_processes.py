@@ -11,14 +11,15 @@ import numpy as np
 
 from moon_jax.data.forms import parse_form
 from moon_jax.data.loading import Prepared, training_batches
-from moon_jax.sharding import data_mesh, split_batch
+from moon_jax.engine import Engine
+from moon_jax.sharding import batch_sharding, make_mesh
 
 
 def main(port: str, index: str, folder: str) -> None:
     jax.config.update("jax_cpu_collectives_implementation", "gloo")
     jax.distributed.initialize(f"localhost:{port}", 2, int(index))
     forms = (parse_form("image", "image->image+text"), parse_form("text", "text->image"))
-    prepared, sharding = Prepared(Path(folder)), split_batch(data_mesh())
+    prepared, sharding = Prepared(Path(folder)), batch_sharding(make_mesh(Engine(), 16))
     shared = training_batches(prepared, forms, 16, seed=3)
     alone = training_batches(prepared, forms, 16, seed=3, process=(0, 1))
     for _ in range(4):

@@ -1,9 +1,11 @@
 """What questions say of learning rates: chosen on valid, reported as chosen, and where they were not looked at."""
 
+import math
+
 import polars as pl
 import pytest
 
-from experiments.reading import choose_rates
+from experiments.tuning import choose_rates, tune, vertex
 
 
 def results(valid: dict[tuple[int, float], tuple[float, ...]]) -> pl.DataFrame:
@@ -43,3 +45,22 @@ def test_a_rate_that_lacks_a_seed_is_no_candidate() -> None:
 def test_points_without_the_recipes_own_rate_wait(lr: float) -> None:
     rows, _, _ = choose_rates(results({(10, lr): (0.5,), (20, 1.0): (0.1,)}), "budget", "image")
     assert set(rows["budget"]) == {20}
+
+
+def test_a_grid_has_the_axis_where_it_is_asked_for() -> None:
+    points = tune((0, 10, 20), seeds=(0, 1), axis=(1 / 3, 1.0, 3.0), at=(10,))
+    assert points == sorted(points)
+    assert {(p, lr) for p, _, lr in points} == {(0, 1.0), (10, 1 / 3), (10, 1.0), (10, 3.0), (20, 1.0)}
+    assert len(points) == len(set(points)) == 10
+
+
+@pytest.mark.parametrize("optimum", [0.7, 1.0, 1.5])
+def test_a_parabola_in_the_log_of_the_rate_finds_its_least(optimum: float) -> None:
+    losses = {rate: 2.0 + 0.3 * math.log(rate / optimum) ** 2 for rate in (1 / 3, 1.0, 3.0)}
+    assert vertex(losses) == pytest.approx(optimum)
+    assert math.isnan(vertex({1.0: 1.0, 3.0: 2.0}))
+
+
+def test_a_rate_between_is_told() -> None:
+    _, said, _ = choose_rates(results({(10, 0.3): (3.0,), (10, 1.0): (2.0,), (10, 3.0): (2.5,)}), "budget", "image")
+    assert "a parabola in the log of the rate has its least at x1.2" in said[0]

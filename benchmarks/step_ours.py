@@ -1,0 +1,157 @@
+"""Our training step of two towers: symmetric InfoNCE over the batch, learned temperature, AdamW. A process of its own.
+
+It is what `train_step.py` asks in turns with the peer, by lines on its standard input: a number of steps in, one line of
+JSON out. `gpu.py` uses its parts.
+
+    python benchmarks/step_ours.py '{"width": 384, "depth": 6, ...}' DEVICES
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import os
+import sys
+import time
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from moon_jax.models.encoder import EncoderConfig
+
+
+@dataclass(frozen=True)
+class Shape:
+    """Two towers of equal width and depth, and a batch of them; what both sides are told."""
+
+    width: int = 384
+    depth: int = 6
+    side: int = 64  # of square images, in pixels
+    patch: int = 8
+    text: int = 16
+    vocabulary: int = 2048
+    embedding: int = 256
+    batch: int = 64
+    threads: int = 2
+
+    def __str__(self) -> str:
+        patches = (self.side // self.patch) ** 2
+        return (
+            f"two towers {self.width} x {self.depth}, heads of 32, MLP x 4, {patches} patches of {self.patch}, "
+            f"{self.text} text tokens, vocabulary {self.vocabulary}, embedding {self.embedding}, batch {self.batch}"
+        )
+
+    def line(self) -> str:
+        return json.dumps(asdict(self))
+
+    def config(self, backbone: str = "dual", dtype: str = "float32") -> EncoderConfig:
+        from moon_jax.models.encoder import EncoderConfig
+
+        return EncoderConfig(
+            size=f"{self.width}x{self.depth}",
+            height=self.side,
+            width=self.side,
+            patch=self.patch,
+            vocabulary=self.vocabulary,
+            embedding=self.embedding,
+            dtype=dtype,
+            backbone=backbone,
+            text_length=self.text,
+        )
+
+
+def build(
+    config: EncoderConfig,
+    size: int,
+    *,
+    remat: str = "none",
+    query: tuple[str, ...] = ("image",),
+    item: tuple[str, ...] = ("text",),
+) -> tuple[Any, Any, Any]:
+    """(update, initialise, batch): the jitted step with donated state, what makes that state, and a batch.
+
+    The batch is resident and decoded (uint8 images, int32 text), split over all devices of this process; parameters are
+    replicated.
+
+    Args:
+        size: pairs of a batch.
+        query, item: what either side of a pair shows.
+    """
+    import jax
+    import jax.numpy as jnp
+    import numpy as np
+    from flax import nnx
+
+    from moon_jax.losses import info_nce
+    from moon_jax.optimisation import descend, optimiser
+    from moon_jax.sharding import data_mesh, place_batch, replicated
+
+    mesh, adam = data_mesh(), optimiser()
+    graph = nnx.split(nnx.eval_shape(lambda: config.build(0)))[0]
+
+    @functools.partial(jax.jit, out_shardings=replicated(mesh))
+    def initialise() -> Any:
+        params = {"encoder": nnx.split(config.build(0))[1], "log_scale": jnp.log(jnp.float32(1 / 0.07))}
+        return {"params": params, "opt": adam.init(params), "step": jnp.int32(0)}
+
+    def loss_of(params: Any, batch: Any) -> Any:
+        encoder = nnx.merge(graph, params["encoder"])
+        queries_BxD, keys_BxD = (
+            encoder(batch.get(f"{name}_image"), batch.get(f"{name}_text"), remat=remat) for name in ("query", "item")
+        )
+        temperature = jnp.exp(-jnp.minimum(params["log_scale"], jnp.log(100.0)))
+        return info_nce(queries_BxD, keys_BxD, temperature=temperature, mesh=mesh if mesh.size > 1 else None)
+
+    @functools.partial(jax.jit, donate_argnums=0)
+    def update(state: Any, batch: Any) -> tuple[Any, Any]:
+        loss, gradients = jax.value_and_grad(loss_of)(state["params"], batch)
+        return descend(state, gradients, rate=jnp.float32(1e-4), adam=adam), loss
+
+    rng = np.random.default_rng(0)
+    batch = {}
+    for name, shown in (("query", query), ("item", item)):
+        if "image" in shown:
+            pixels = (size, config.height, config.width, 3)
+            batch[f"{name}_image"] = rng.integers(0, 256, pixels, dtype=np.uint8)
+        if "text" in shown:
+            tokens = (size, config.text_length)
+            batch[f"{name}_text"] = rng.integers(1, config.vocabulary, tokens, dtype=np.int32)
+    return update, initialise, place_batch(mesh, batch)
+
+
+def main() -> int:
+    shape, devices = Shape(**json.loads(sys.argv[1])), int(sys.argv[2])
+    os.environ["JAX_PLATFORMS"] = "cpu"
+    os.environ["XLA_FLAGS"] = f"--xla_force_host_platform_device_count={devices}"
+    from experiments.running import worker_environment
+
+    os.environ.update(worker_environment())  # compiled as workers compile
+    import jax
+    from measuring import Clock, JaxPeak
+
+    from moon_jax.flops import count_flops
+
+    update, initialise, batch = build(shape.config(), shape.batch)
+    state, peak = initialise(), JaxPeak()
+    began = time.perf_counter()
+    compiled = update.lower(state, batch).compile()
+    compiling = time.perf_counter() - began
+    parameters = sum(leaf.size for leaf in jax.tree.leaves(state["params"]))
+    state, loss = compiled(state, batch)
+    facts = {"parameters": parameters, "flops": count_flops(update, state, batch), "compile_seconds": compiling}
+    print(json.dumps(facts | {"first_loss": float(loss)}), flush=True)
+    for line in sys.stdin:
+        before, seconds = peak(), []
+        with Clock() as clock:
+            for _ in range(int(line)):
+                began = time.perf_counter()
+                state, loss = compiled(state, batch)
+                loss.block_until_ready()
+                seconds.append(time.perf_counter() - began)
+        measured = {"seconds": seconds, "cpu": clock.cpu / clock.seconds, "others": clock.others}
+        print(json.dumps(measured | {"peak": max(before, peak()), "loss": float(loss)}), flush=True)
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
