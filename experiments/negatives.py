@@ -2,8 +2,9 @@
 
 Hypothesis: at fixed tokens, batch and steps, more in-batch candidates in a query's softmax lower the error of image
 search with diminishing gains. Refuted if the slope's interval includes 0 or the curve turns. Then, each by itself beside
-the whole batch: a queue of past items, and hard negatives of the same category. Refuted where the interval of a paired
-gain includes 0.
+the whole batch: a queue of past items by a slowly moving average of the encoder (and, once, by the encoder's own past,
+which is known to fail from scratch), and hard negatives of the same category. Refuted where the interval of a paired gain
+includes 0.
 """
 
 from typing import TYPE_CHECKING, Any
@@ -27,6 +28,8 @@ from experiments.tuning import choose_rates, tune
 from moon_jax.data.forms import Form
 from moon_jax.data.processing import HardNegatives
 from sweeps import Cell, Step
+
+MOMENTUM = 0.99  # share of the average that is kept each step, where it fills the queue
 
 if TYPE_CHECKING:
     import polars as pl
@@ -53,14 +56,18 @@ def cells(preset: str, data: "Dataset") -> list[Cell]:
 
 def _beside(data: "Dataset", recipe: Recipe, search: Form, whole: dict[int, Step]) -> list[Cell]:
     """source x size x seed beside the whole batch, paired with it (image search); one source is varied at a time."""
-    plan: list[tuple[str, int, Step | None]] = [("queue", recipe.batch * times, None) for times in recipe.queues]
+    sizes = [recipe.batch * times for times in recipe.queues]
+    plan: list[tuple[str, int, Step | None]] = [("queue", size, None) for size in sizes]
+    plan += [("queue, own past", size, None) for size in sizes[:1]]
     if recipe.hard and data.read("items", ["category"])["category"].list.len().max():
         found = steps.process(data, HardNegatives(kind="category", per_query=recipe.hard[-1]))
         plan += [("hard", count, found) for count in recipe.hard]
     out = []
     for source, size, processed in plan:
         for seed in recipe.seeds:
-            changes: dict[str, Any] = {"queue": size} if source == "queue" else {"hard_negatives": size}
+            changes: dict[str, Any] = {"hard_negatives": size} if source == "hard" else {"queue": size}
+            if source == "queue":
+                changes |= {"ema": MOMENTUM, "queue_from": "ema"}
             run = steps.posttrain(
                 data,
                 recipe,
@@ -122,9 +129,13 @@ def read(results: "pl.DataFrame") -> Reading:
         for row in gains.iter_rows(named=True)
     ]
     if gains.height:
+        reading.weak.append("queue and hard negatives are compared with the whole batch at the recipe's rate, untuned")
         reading.tables["other sources, beside the whole batch"] = gains
+    # At the recipe's rate all of them: the others have no axis of rates.
+    alike = results.filter(pl.col("lr") == 1.0)
+    alike = alike.with_columns(pl.col("realised_negatives").mean().over("source", "negatives"))
     reading.figures["sources"] = line_figure(
-        pl.concat([runs, results.filter(pl.col("source") != "batch")], how="diagonal"),
+        alike,
         x="realised_negatives",
         y=f"{search}_recall@10",
         series="source",
@@ -132,10 +143,14 @@ def read(results: "pl.DataFrame") -> Reading:
         xlabel="realised negatives per query",
     )
     reading.notes = [*rates, throughput_sentence(results, "posttrain", "tokens")]
-    stale = results.filter(pl.col("source") == "queue")
+    stale = results.filter(pl.col("source").str.starts_with("queue"))
     if stale.height:
-        ages = stale.group_by("negatives").agg(pl.col("queue_staleness").mean()).sort("negatives")
-        told = ", ".join(f"{age:.1f} steps in a queue of {size:,}" for size, age in ages.iter_rows())
+        ages = (
+            stale.group_by("negatives").agg(pl.col("queue_staleness").mean(), pl.col("steps").max()).sort("negatives")
+        )
+        told = ", ".join(
+            f"{age:.1f} of {steps:,} steps in a queue of {size:,}" for size, age, steps in ages.iter_rows()
+        )
         reading.notes.append(f"Mean age of a queued item: {told}.")
     columns = ["source", "negatives", "seed", "lr", "realised_negatives", "masked_share", "tokens", "passes"]
     columns += [f"{search}_recall@10", "queue_staleness"]

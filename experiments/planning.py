@@ -100,7 +100,7 @@ def _training_flops(config: PosttrainConfig) -> float:
 def _memory(config: PosttrainConfig) -> float:
     """Bytes: weights, gradients and two moments in float32, activations of a step, and the logits (an estimate)."""
     encoder = config.encoder
-    tokens = 2 * config.batch * (encoder.patches + 16)
+    tokens = (2 + config.hard_negatives) * config.batch * (encoder.patches + 16)
     return (
         16.0 * encoder.parameters()
         + 4.0 * tokens * encoder.hidden * 2 * encoder.depth * 16

@@ -106,15 +106,16 @@ def clears(results: "pl.DataFrame", search: str) -> list[str]:
 
 
 def throughput_sentence(results: "pl.DataFrame", stage: str, unit: str) -> str:
-    """Median throughput of a worker, its share of the matmul peak that the same worker measured, the share of its time
+    """Median throughput of a worker, its share of the matmul peak (measured by itself, or published), the share of its time
     that it waited for data, and its memory."""
     rate, share = (
         number(results[f"{stage}_{name}"].median()) for name in (f"{unit}_per_second", "share_of_matmul_peak")
     )
+    peak = "own measured" if set(results[f"{stage}_peak"].drop_nulls()) == {"measured"} else "devices' published"
     waited = number(results["data_wait_share"].median())
     memory = number(results["peak_memory"].max()) / 2**30
     return (
-        f"Throughput: {rate:,.0f} {unit}/s a worker (median), {share:.0%} of its own measured float32 matmul peak; it "
+        f"Throughput: {rate:,.0f} {unit}/s a worker (median), {share:.0%} of its {peak} matmul peak; it "
         f"waited {waited:.1%} of the time for data; a worker held at most {memory:.2f} GiB, mapped files included."
     )
 

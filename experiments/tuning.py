@@ -35,7 +35,8 @@ def choose_rates(results: "pl.DataFrame", axis: str, search: str) -> tuple["pl.D
     for point in results[axis].unique().sort():
         at = results.filter(pl.col(axis) == point)
         seeds = at.filter(pl.col("lr") == 1.0)["seed"].to_list()
-        full = at.filter(pl.col("seed").is_in(seeds)).group_by("lr").agg(pl.col(valid).mean(), n=pl.len())
+        measured = at.filter(pl.col("seed").is_in(seeds)).drop_nulls(valid)
+        full = measured.group_by("lr").agg(pl.col(valid).mean(), n=pl.len())
         rates = dict(full.filter(pl.col("n") == len(seeds)).sort("lr").select("lr", valid).iter_rows())
         if not rates:  # nothing at the recipe's own rate has finished here
             continue
@@ -60,7 +61,7 @@ def choose_rates(results: "pl.DataFrame", axis: str, search: str) -> tuple["pl.D
         )
     if unchecked and said:
         weak.append(f"learning rate: x1 is used unchecked at {axis} {', '.join(unchecked)}")
-    return pl.concat(kept), said, weak
+    return pl.concat(kept) if kept else results.clear(), said, weak
 
 
 def vertex(losses: dict[float, float]) -> float:

@@ -128,7 +128,7 @@ def load_checkpoint(folder: Path, step: int, like: Any) -> tuple[Any, History]:
     path = folder.absolute() / str(step)
     damage = _damage(path) if path.is_dir() else "there is none"
     if damage:
-        raise CheckpointError(f"no checkpoint of step {step} in {folder}: {damage}")
+        raise CheckpointError(f"no checkpoint of step {step} in {folder}: {damage}; run what made it anew")
     return _state(path, like), _history(path)
 
 
@@ -161,8 +161,9 @@ def _newest_whole(folder: Path) -> int | None:
         damage = _damage(path)
         if damage is None:
             return step
+        for former in folder.glob("damaged-*"):  # one is enough to look into
+            shutil.rmtree(former, ignore_errors=True)
         aside = folder / f"damaged-{step}"
-        shutil.rmtree(aside, ignore_errors=True)
         path.rename(aside)
         warnings.warn(f"checkpoint {path} is passed over and set aside as {aside.name}: {damage}", stacklevel=4)
     return None

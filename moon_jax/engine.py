@@ -1,7 +1,7 @@
 """How training is computed, not what: the mesh, the chunk of GradCache, rematerialisation, loaders, the form of the loss.
 
-None of it changes a result beyond the order of sums, so it is environment (recorded, no part of a step's identity) and
-comes from the variable MOON_ENGINE, which `moon run --engine "fsdp=4,chunk=64"` sets for its workers.
+None of it changes what is learned beyond the order of sums, so it is environment (recorded with the result, no part of a
+step's identity) and comes from the variable MOON_ENGINE, which `moon run --engine "fsdp=4,chunk=64"` sets for its workers.
 """
 
 import dataclasses
@@ -45,6 +45,16 @@ class Engine:
         for name, known in (("remat", REMAT), ("form", FORMS)):
             if getattr(self, name) not in known:
                 raise ValueError(f"{name}: {getattr(self, name)!r} is unknown; one of {', '.join(known)}")
+
+    def __str__(self) -> str:
+        """As it is written, without what is as by default."""
+        given = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        return ",".join(f"{name}={value}" for name, value in given.items() if value != getattr(Engine, name))
+
+    @property
+    def on_device(self) -> "Engine":
+        """Without what concerns the host alone: engines that are equal in this share compiled programs."""
+        return dataclasses.replace(self, loaders=0)
 
     @classmethod
     def parse(cls, text: str) -> "Engine":

@@ -30,9 +30,10 @@ PUBLISHED = {
 class Meter:
     """Wraps a jitted update: adds its FLOPs to the counts and keeps compilation out of the throughput."""
 
-    def __init__(self, update: Callable[..., Any], dtype: str = "float32"):
-        """`dtype` is that of the matrix products' inputs."""
-        self.update, self.dtype = update, dtype
+    def __init__(self, update: Callable[..., Any], dtype: str = "float32", counted: Callable[..., Any] | None = None):
+        """`dtype` is that of the matrix products' inputs; `counted` the same update without what is computed twice to save
+        memory, which is no work done (None: the update itself)."""
+        self.update, self.dtype, self.counted = update, dtype, counted or update
         self.flops: dict[Any, int] = {}
         self.seen = 0.0
         self.devices = 1
@@ -41,7 +42,7 @@ class Meter:
         shape = tuple((name, array.shape) for name, array in batch.items())
         if shape not in self.flops:
             started = time.monotonic()
-            self.flops[shape] = count_flops(self.update, state, batch)
+            self.flops[shape] = count_flops(self.counted, state, batch)
             self.devices = max(len(leaf.sharding.device_set) for leaf in jax.tree.leaves(batch))
             out = self.update(state, batch)  # traces and compiles, unless another cell of this process already did
             self.seen += time.monotonic() - started
@@ -50,12 +51,16 @@ class Meter:
         state, metrics, counts = out
         return state, metrics, counts | {"flops": float(self.flops[shape])}
 
+    def compiling(self) -> float:
+        """Seconds of tracing and compilation so far, in this process."""
+        return self.seen
+
     def summary(self, stage: str, trained: Trained) -> dict[str, Any]:
-        """FLOPs, steady seconds (without tracing and compilation), tokens or examples a second, share of peak.
+        """FLOPs, tokens or examples a second of the steps (without tracing and compilation), share of peak.
 
         `{stage}_peak` says what the share is of: "published" (accelerators: the sum over all devices) or "measured".
         """
-        flops, seconds = trained.totals.get("flops", 0.0), max(trained.seconds - self.seen, 1e-9)
+        flops, seconds = trained.totals.get("flops", 0.0), max(trained.seconds, 1e-9)
         rate = {
             f"{stage}_{name}_per_second": trained.totals[name] / seconds
             for name in ("tokens", "examples")

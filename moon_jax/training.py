@@ -45,7 +45,10 @@ class StoppedError(Exception):
 
 @dataclass(frozen=True)
 class Trained:
-    """What a finished run leaves: its state, sums over all steps, and how the time went."""
+    """What a finished run leaves: its state, sums over all steps, and how the time went.
+
+    seconds: of steps, over all attempts; without compilation, evaluations, and what is done before the first.
+    """
 
     state: Any
     totals: dict[str, float]
@@ -70,6 +73,7 @@ def train(
     evaluate_at: Collection[int] = (),
     start: int = 0,
     begin: Callable[[Any], Any] | None = None,
+    compiling: Callable[[], float] = lambda: 0.0,
 ) -> Trained:
     """Run `update` to its exact budget, resuming from the newest checkpoint in `folder/checkpoints` if there is one.
 
@@ -91,6 +95,7 @@ def train(
             line of their own in `metrics.jsonl`, with "step" the steps done. What it raises passes without a save.
         start: steps that `state` has behind it, for a branch; `batches` must stand there. Totals and lines begin there.
         begin: state -> state, what is to be done once before the first step where there is no checkpoint (filling a queue).
+        compiling: seconds that calls of `update` have taken in this process that were no steps (`meter.Meter.compiling`).
 
     Raises:
         DivergedError: the loss or the state became NaN or infinite; the last good checkpoint stays.
@@ -114,7 +119,8 @@ def train(
             state = checkpoints.state(state)
         elif begin is not None:
             state = begin(state)
-        before, saved, waited = record.seconds, began, 0.0
+        stepping = saved = time.monotonic()
+        waited = aside = 0.0
         pending: tuple[int, Any, Any] | None = None
         stop: BaseException | None = None
 
@@ -129,16 +135,22 @@ def train(
                 raise DivergedError(step, checkpoints.newest)
             record.add(step, metrics, counts, line=step % log_every == 0 or step == steps - 1)
 
+        def spent() -> float:
+            return record.seconds + time.monotonic() - stepping - aside - compiling()
+
         def look(done: int) -> None:
+            nonlocal aside
             if evaluate is not None and done in evaluate_at and done not in record.evaluated:
                 settle()
+                looked = time.monotonic()
                 record.evaluation(done, evaluate(state))
+                aside += time.monotonic() - looked
 
         def save(done: int) -> None:
             settle()
             if not finite(state):
                 raise DivergedError(done - 1, checkpoints.newest)
-            checkpoints.save(done, state, record.history(before + time.monotonic() - began, ahead.get_state()))
+            checkpoints.save(done, state, record.history(spent(), ahead.get_state()))
 
         look(first)
         for step in range(first, steps):
@@ -165,8 +177,8 @@ def train(
         settle()
         if not finite(state):
             raise DivergedError(steps - 1, checkpoints.newest)
-    seconds = time.monotonic() - began
-    return Trained(state, record.totals, record.last, before + seconds, waited / max(seconds, 1e-9))
+        seconds = spent()
+    return Trained(state, record.totals, record.last, seconds, waited / max(time.monotonic() - began, 1e-9))
 
 
 def agree(done: int, steps: int, stop: bool, due: bool) -> tuple[bool, bool]:

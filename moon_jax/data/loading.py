@@ -40,7 +40,7 @@ class Batches(Protocol):
 class Prepared:
     """The arrays of a prepared catalogue and its searches; rows of items and queries, not ids.
 
-    item_images uint8 N x H x W x 3; item_text int32 N x T, 0 = padding; item_ids, product_ids int64 N;
+    item_images uint8 N x H x W x 3; item_text int32 N x T, 0 = padding; item_ids int64 N, product_ids int32 N;
     query_images uint8 I x H x W x 3 for the queries that have one; query_image_row int64 Q (-1: none);
     query_text int32 Q x T; query_item int64 Q, the item a query is or shows (-1: none, as for texts);
     query_search int8 Q, index into SEARCHES; pairs int64 P x 2 (query row, item row); pair_split int8 P.

@@ -14,6 +14,7 @@ from flax import nnx
 from moon_jax.models.layers import linear
 
 Array = jax.Array
+ROWS = 128  # the table of IDs has a multiple of them
 
 
 @dataclass(frozen=True)
@@ -21,7 +22,7 @@ class CtrConfig:
     """Shape of a CTR model.
 
     Attributes:
-        items: rows of the ID table.
+        items: that have an ID; the table has some rows more, so that devices can share it evenly.
         actions: kinds of behaviour.
         length: L, behaviours read.
         id_width: width of ID embeddings.
@@ -57,7 +58,7 @@ class CtrModel(nnx.Module):
         self.config = config
         small = nnx.initializers.normal(0.05)
         width = config.id_width
-        self.ids = nnx.Embed(config.items, width, rngs=rngs, embedding_init=small)
+        self.ids = nnx.Embed(-(-config.items // ROWS) * ROWS, width, rngs=rngs, embedding_init=small)
         self.actions = nnx.Embed(config.actions, width, rngs=rngs, embedding_init=small)
         self.query, self.key = linear(width, width, rngs), linear(width, width, rngs)
         self.recency = nnx.Param(jnp.zeros((config.bands,), jnp.float32))

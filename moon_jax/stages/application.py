@@ -17,6 +17,7 @@ from jax.sharding import Mesh
 
 from moon_jax.data.contract import DataError, read_table
 from moon_jax.data.histories import Behaviour, read_behaviour
+from moon_jax.distributed import is_first
 from moon_jax.engine import Engine
 from moon_jax.meter import Meter
 from moon_jax.metrics import auc, gauc, log_loss
@@ -92,17 +93,18 @@ def application(
             folder=folder,
             report=report,
             place=functools.partial(place_batch, mesh),
+            compiling=meter.compiling,
         )
     except DivergedError as error:
         return {"status": "diverged", "diverged_at_step": error.step}
     finally:
         batches.close()
     rows = np.flatnonzero(behaviour.split == "test")
-    scores = predict(graph, trained.state["params"], content, behaviour, rows, config)
+    scores = predict(graph, trained.state["params"], content, behaviour, rows, config, mesh)
     labels, users = behaviour.clicked[rows], behaviour.user[rows]
-    np.savez(
-        folder / "predictions.npz", impression_id=behaviour.impression_ids[rows], user=users, clicked=labels, p=scores
-    )
+    if is_first():
+        ids = behaviour.impression_ids[rows]
+        np.savez(folder / "predictions.npz", impression_id=ids, user=users, clicked=labels, p=scores)
     value, left_out = gauc(labels, scores, users)
     metrics = {
         "length": config.length,
@@ -191,8 +193,11 @@ def build_update(graph: nnx.GraphDef, weight_decay: float, mesh: Mesh) -> Callab
 
 
 @functools.cache
-def _predictor(graph: nnx.GraphDef) -> Callable[..., Array]:
-    return jax.jit(lambda params, content, batch: jax.nn.sigmoid(logits(graph, params, content, batch)))
+def _predictor(graph: nnx.GraphDef, mesh: Mesh) -> Callable[..., Array]:
+    def predict(params: nnx.State, content_NxD: Array | None, batch: dict[str, Array]) -> Array:
+        return jax.nn.sigmoid(logits(graph, params, content_NxD, batch))
+
+    return jax.jit(predict, out_shardings=replicated(mesh))  # every process reads all of it
 
 
 def predict(
@@ -202,9 +207,10 @@ def predict(
     behaviour: Behaviour,
     rows: np.ndarray,
     config: ApplicationConfig,
+    mesh: Mesh,
 ) -> np.ndarray:
     """Click probabilities of these impressions, float64, in equal batches (one compilation)."""
-    predictor, out = _predictor(graph), []
+    predictor, out = _predictor(graph, mesh), []
     for start in range(0, rows.size, config.batch):
         block = rows[np.minimum(np.arange(start, start + config.batch), rows.size - 1)]
         out.append(np.asarray(predictor(params, content_NxD, read(behaviour, block, config.length)), np.float64))

@@ -107,18 +107,24 @@ def build_update(
 
 
 @functools.cache
-def build_evaluation(config: EncoderConfig, engine: Engine, mesh: Mesh) -> Callable[[State, Batch], Array]:
-    """(state, batch) -> symmetric InfoNCE over the whole batch at the state's temperature, whatever the objective is."""
+def build_evaluation(config: EncoderConfig, engine: Engine, mesh: Mesh) -> Callable[[Any, Batch], Array]:
+    """(params, batch) -> symmetric InfoNCE over the whole batch at their temperature, whatever the objective is."""
     encode = encoding(config, engine)
 
     @jax.jit
-    def evaluate(state: State, batch: Batch) -> Array:
+    def evaluate(params: Any, batch: Batch) -> Array:
         with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
-            params = state["params"]
             queries_BxD = encode(params["encoder"], batch.get("query_images"), None, batch.get("query_text"))
             items_BxD = encode(params["encoder"], *shown_items(batch, {}))
-            ids_B, temperature = batch["product_ids"], temperature_of(params)
-            return info_nce(queries_BxD, items_BxD, positive_ids_B=ids_B, temperature=temperature, mesh=mesh)
+            return info_nce(
+                queries_BxD,
+                items_BxD,
+                positive_ids_B=batch["product_ids"],
+                temperature=temperature_of(params),
+                mesh=mesh,
+                form=engine.form,
+                tile=engine.tile or None,
+            )
 
     return evaluate
 
@@ -149,10 +155,11 @@ def build_filling(
 
     @functools.partial(jax.jit, donate_argnums=0)
     def fill(state: State, batch: Batch) -> State:
-        params = state["ema" if queue_from == "ema" else "params"]["encoder"]
-        items_BxD = encode(params, *shown_items(batch, {}))
-        filled = state | {"queue": push(state["queue"], items_BxD, batch["product_ids"], state["step"])}
-        return jax.lax.with_sharding_constraint(filled, state_shardings(mesh, filled))
+        with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
+            params = state["ema" if queue_from == "ema" else "params"]["encoder"]
+            items_BxD = encode(params, *shown_items(batch, {}))
+            filled = state | {"queue": push(state["queue"], items_BxD, batch["product_ids"], state["step"])}
+            return jax.lax.with_sharding_constraint(filled, state_shardings(mesh, filled))
 
     return fill
 
@@ -173,13 +180,11 @@ def encode_hard(encode: Callable[..., Array], params: Any, batch: Batch) -> Arra
     if "hard_product_ids" not in batch:
         return None
     size, hard = batch["hard_product_ids"].shape
-    photos, text = batch.get("hard_images"), batch.get("hard_text")
-    # One of each query's at a time: every device keeps the negatives of its own queries.
-    each = [
-        encode(params, None if photos is None else photos[:, at], None, None if text is None else text[:, at])
-        for at in range(hard)
-    ]
-    return jnp.stack(each, axis=1).reshape(size, hard, -1)
+
+    def flat(shown: Array | None) -> Array | None:  # query by query, so that rows stay on their devices
+        return None if shown is None else shown.reshape(size * hard, *shown.shape[2:])
+
+    return encode(params, flat(batch.get("hard_images")), None, flat(batch.get("hard_text"))).reshape(size, hard, -1)
 
 
 def count(batch: Batch, queue: Any, step: Array, num_negatives: Array, patches: int) -> dict[str, Array]:

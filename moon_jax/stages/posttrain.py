@@ -5,7 +5,9 @@ batch, on this device and on the others; a queue of past items; hard negatives o
 is `contrastive_step.build_update`.
 """
 
+import contextlib
 import functools
+import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -21,6 +23,7 @@ from moon_jax.data.forms import Form
 from moon_jax.data.loading import Prepared, training_batches
 from moon_jax.distributed import is_first
 from moon_jax.engine import Engine
+from moon_jax.flops import count_flops
 from moon_jax.losses import Choice, choose_form
 from moon_jax.meter import Meter
 from moon_jax.models.encoder import EncoderConfig
@@ -38,6 +41,7 @@ from moon_jax.stages.contrastive_step import (
 from moon_jax.training import DivergedError, train
 from moon_jax.weights import save_encoder
 
+TRUNK = "trunk.json"
 PRIMING = 7919  # what a seed is moved by for the batches that fill a queue: the order of training stays as without one
 
 
@@ -58,6 +62,8 @@ class PosttrainConfig:
         symmetric: queries against keys and keys against queries (the sigmoid loss has no direction).
         queue: past items that every query sees besides, a multiple of the batch; 0 for none.
         queue_from: whose representations enter the queue: the trained encoder's ("online") or its average's ("ema").
+            From scratch the first fails: all vectors drift away from where they were, which tells old items from new
+            ones and no product from another (MoCo's finding without momentum; `moon run negatives` shows it).
         hard_negatives: of a query, each step; the data must have them (`moon data process`, hard_negatives).
         ema: share of the parameters' moving average that is kept each step; 0 for none. With one, it is what is saved.
         dims: nested widths of a Matryoshka representation; none for the whole width alone.
@@ -140,17 +146,21 @@ def posttrain(
     candidates and FLOPs include the trunk's. A run that diverges returns status "diverged" with the step.
     """
     prepared, engine = Prepared(inputs["prepare"]), Engine.from_environment()
-    mesh = make_mesh(engine, config.batch)
+    mesh = mesh_of(engine, config.batch)
     tokens_per_step, unique_tokens = mean_tokens(config, prepared)
     steps = round(config.tokens / tokens_per_step)
     state, batches = first_state(config, mesh), batches_of(config, prepared, engine)
     start, before = 0, {}
     if "trunk" in inputs:
-        start = branch_point(steps)
+        start = leaf_of(config, config.tokens, tokens_per_step)
+        diverged = json.loads((inputs["trunk"] / TRUNK).read_text())["diverged_at_step"]
+        if diverged is not None and diverged < start:
+            return {"status": "diverged", "diverged_at_step": diverged}
         state, history = load_checkpoint(inputs["trunk"] / "checkpoints", start, state)
         batches.set_state(history["data"])
         before = history["totals"]
-    meter = Meter(update_of(config, config.schedule, engine, mesh, steps, tokens_per_step), config.encoder.dtype)
+    meter = meter_of(config, config.schedule, engine, mesh, steps, tokens_per_step)
+    priming = Priming(config, prepared, engine, mesh, report)
     try:
         trained = train(
             meter,
@@ -163,18 +173,17 @@ def posttrain(
             start=start,
             evaluate=evaluation_of(config, prepared, engine, mesh),
             evaluate_at={round(steps * quarter / 4) for quarter in range(1, 5)},
-            begin=lambda state: state if start else fill_queue(config, prepared, engine, mesh, state),
+            begin=None if start else priming,
+            compiling=meter.compiling,
         )
     except DivergedError as error:
         return {"status": "diverged", "diverged_at_step": error.step, "last_good_checkpoint": error.checkpoint}
     finally:
         batches.close()
-    params = trained.state["params"]
-    kept = jax.jit(lambda tree: tree, out_shardings=replicated(mesh))(
-        trained.state["ema" if config.ema else "params"]["encoder"]
-    )
+    kept = jax.jit(lambda tree: tree, out_shardings=replicated(mesh))(trained.state["ema" if config.ema else "params"])
+    temperature = float(temperature_of(kept))
     if is_first():
-        save_encoder(folder, config.encoder, kept, float(temperature_of(params)))
+        save_encoder(folder, config.encoder, kept["encoder"], temperature)
     totals = {name: value + before.get(name, 0.0) for name, value in trained.totals.items()}
     tokens = totals.get("tokens", 0.0)
     return {
@@ -185,13 +194,16 @@ def posttrain(
         "passes": tokens / unique_tokens,
         "realised_negatives": totals.get("candidates", 0.0) / max(steps, 1),
         "masked_share": totals.get("masked_share", 0.0) / max(steps, 1),
-        **queue_facts(config, totals, steps),
+        **queue_facts(config, trained.state, totals, steps),
+        **priming.flops(trained.state),
         "loss_form": str(loss_form(config, engine, mesh)),
         "mesh": "x".join(str(mesh.shape[axis]) for axis in mesh.axis_names),
+        "engine": str(engine),
         "train_loss": trained.last.get("loss"),
-        "temperature": float(temperature_of(params)),
+        "temperature": temperature,
         "data_wait_share": trained.data_wait_share,
         **meter.summary("posttrain", trained),
+        "posttrain_flops": totals.get("flops", 0.0),
     }
 
 
@@ -205,11 +217,13 @@ def trunk(
 ) -> dict[str, Any]:
     """Step function: trains to where the largest budget's branch leaves, and keeps what each branch begins from."""
     run, prepared, engine = config.run, Prepared(inputs["prepare"]), Engine.from_environment()
-    mesh = make_mesh(engine, run.batch)
+    mesh = mesh_of(engine, run.batch)
     tokens_per_step, _ = mean_tokens(run, prepared)
-    leaves = sorted({branch_point(round(budget / tokens_per_step)) for budget in config.budgets})
+    leaves = sorted({leaf_of(run, budget, tokens_per_step) for budget in config.budgets})
     batches = batches_of(run, prepared, engine)
-    meter = Meter(update_of(run, "trunk", engine, mesh, leaves[-1], tokens_per_step), run.encoder.dtype)
+    meter = meter_of(run, "trunk", engine, mesh, leaves[-1], tokens_per_step)
+    told: dict[str, Any] = {"branches": len(leaves)}
+    diverged = None
     try:
         trained = train(
             meter,
@@ -220,14 +234,38 @@ def trunk(
             report=report,
             place=functools.partial(place_batch, mesh),
             keep=leaves,
-            begin=lambda state: fill_queue(run, prepared, engine, mesh, state),
+            begin=Priming(run, prepared, engine, mesh, report),
+            compiling=meter.compiling,
         )
+        told |= {"trunk_steps": leaves[-1], "trunk_tokens": trained.totals.get("tokens", 0.0)}
+        told |= meter.summary("trunk", trained)
     except DivergedError as error:
-        return {"status": "diverged", "diverged_at_step": error.step, "last_good_checkpoint": error.checkpoint}
+        diverged = error.step
+        told |= {"diverged_at_step": diverged}
+        if diverged < leaves[0]:
+            return {"status": "diverged", **told}
     finally:
         batches.close()
-    told = {"trunk_steps": leaves[-1], "trunk_tokens": trained.totals.get("tokens", 0.0), "branches": len(leaves)}
-    return told | meter.summary("trunk", trained)
+    if is_first():
+        (folder / TRUNK).write_text(json.dumps({"diverged_at_step": diverged}))
+    return told
+
+
+def mesh_of(engine: Engine, batch: int) -> Mesh:
+    """The mesh of a run; ValueError where its devices cannot share a chunk, whose rows would travel then."""
+    mesh = make_mesh(engine, batch)
+    rows = mesh.shape["data"] * mesh.shape["fsdp"]
+    if engine.chunk % rows:
+        raise ValueError(f"chunk: {engine.chunk} pairs cannot be shared evenly by {rows} devices; take a multiple")
+    return mesh
+
+
+def leaf_of(config: PosttrainConfig, budget: int, tokens_per_step: float) -> int:
+    """Steps after which a budget's branch leaves its trunk; ValueError where there are none."""
+    leaf = branch_point(round(budget / tokens_per_step))
+    if leaf < 1:
+        raise ValueError(f"budgets: {budget:,} tokens are too few steps of {tokens_per_step:,.0f} tokens for a branch")
+    return leaf
 
 
 def mean_tokens(config: PosttrainConfig, prepared: Prepared) -> tuple[float, float]:
@@ -269,10 +307,13 @@ def batches_of(config: PosttrainConfig, prepared: Prepared, engine: Engine, move
     )
 
 
-def update_of(
+def meter_of(
     config: PosttrainConfig, schedule: Schedule, engine: Engine, mesh: Mesh, steps: int, tokens_per_step: float
-) -> Callable[[Any, Any], Any]:
-    """The training step of this run: (state, batch) -> (state, metrics, counts)."""
+) -> Meter:
+    """The training step of this run, (state, batch) -> (state, metrics, counts), under a meter.
+
+    FLOPs are those of the same step without chunks, recomputation and tiles: no engine does more work than another.
+    """
     warmup = 0.1  # of the budget
     if config.warmup_tokens is not None:
         warmup = max(1.0, round(config.warmup_tokens / tokens_per_step))  # steps
@@ -283,8 +324,17 @@ def update_of(
         "num_negatives": jnp.int32(config.num_negatives or config.batch - 1),
         "ema": jnp.float32(config.ema),
     }
-    update = build_update(config.encoder, objective_of(config, schedule), replace(engine, loaders=0), mesh)
-    return lambda state, batch: update(state, batch, hyper)
+    objective = objective_of(config, schedule)
+    update, counted = (
+        build_update(config.encoder, objective, how, mesh) for how in (engine.on_device, Engine(form="dense"))
+    )
+    if str(loss_form(config, engine, mesh)) == "dense" and not engine.chunk and engine.remat == "none":
+        counted = update  # traced once
+    return Meter(
+        lambda state, batch: update(state, batch, hyper),
+        config.encoder.dtype,
+        lambda state, batch: counted(state, batch, hyper),
+    )
 
 
 def evaluation_of(
@@ -292,6 +342,7 @@ def evaluation_of(
 ) -> Callable[[Any], dict[str, float]] | None:
     """state -> `valid_loss`, InfoNCE over one fixed batch of valid pairs of the first form; None where there are none.
 
+    It is that of the parameters which would be saved: with an average, the average's.
     Fewer pairs than a batch are repeated: the loss masks what is of one product.
     """
     pairs = prepared.pairs_of(config.forms[0].search, "valid")
@@ -301,27 +352,45 @@ def evaluation_of(
     index, count = jax.process_index(), jax.process_count()
     mine = chosen[index * config.batch // count : (index + 1) * config.batch // count]
     batch = place_batch(mesh, prepared.gather(config.forms[0], pairs[mine]))
-    evaluate = build_evaluation(config.encoder, replace(engine, loaders=0), mesh)
-    return lambda state: {"valid_loss": float(evaluate(state, batch))}
+    evaluate, shown = build_evaluation(config.encoder, engine.on_device, mesh), "ema" if config.ema else "params"
+    return lambda state: {"valid_loss": float(evaluate(state[shown], batch))}
 
 
-def fill_queue(config: PosttrainConfig, prepared: Prepared, engine: Engine, mesh: Mesh, state: Any) -> Any:
-    """The state with its queue full: batches of an order of their own, through the encoder as it is."""
-    if not config.queue:
+class Priming:
+    """state -> the state with its queue full: batches of an order of their own, through the encoder as it is."""
+
+    def __init__(
+        self, config: PosttrainConfig, prepared: Prepared, engine: Engine, mesh: Mesh, report: Callable[..., None]
+    ):
+        self.config, self.prepared, self.engine, self.mesh, self.report = config, prepared, engine, mesh, report
+        self.pushes = config.queue // config.batch
+        self.fill = build_filling(config.encoder, config.queue_from, engine.on_device, mesh)
+
+    def __call__(self, state: Any) -> Any:
+        with contextlib.closing(self.batches()) as batches:
+            for done in range(self.pushes):
+                self.report(done, self.pushes, doing="filling the queue")
+                state = self.fill(state, place_batch(self.mesh, next(batches)))
         return state
-    fill = build_filling(config.encoder, config.queue_from, replace(engine, loaders=0), mesh)
-    batches = batches_of(config, prepared, engine, PRIMING)
-    for _ in range(config.queue // config.batch):
-        state = fill(state, place_batch(mesh, next(batches)))
-    batches.close()
-    return state
+
+    def flops(self, state: Any) -> dict[str, float]:
+        """What filling costs, as a column of the results; nothing where there is no queue."""
+        if not self.pushes:
+            return {}
+        with contextlib.closing(self.batches()) as batches:
+            each = count_flops(self.fill, state, place_batch(self.mesh, next(batches)))
+        return {"priming_flops": float(self.pushes * each)}
+
+    def batches(self) -> Any:
+        return batches_of(replace(self.config, hard_negatives=0), self.prepared, self.engine, PRIMING)
 
 
-def queue_facts(config: PosttrainConfig, totals: dict[str, float], steps: int) -> dict[str, float]:
-    """Of a run with a queue: its fill (it is primed, so whole), and the mean age of its entries in steps."""
+def queue_facts(config: PosttrainConfig, state: Any, totals: dict[str, float], steps: int) -> dict[str, float]:
+    """Of a run with a queue: the share of its places that hold an item, and the mean age of its entries in steps."""
     if not config.queue:
         return {}
-    return {"queue_fill": 1.0, "queue_staleness": totals.get("queue_staleness", 0.0) / max(steps, 1)}
+    filled = jnp.mean(jnp.any(state["queue"]["vectors"] != 0, axis=-1), dtype=jnp.float32)
+    return {"queue_fill": float(filled), "queue_staleness": totals.get("queue_staleness", 0.0) / max(steps, 1)}
 
 
 def loss_form(config: PosttrainConfig, engine: Engine, mesh: Mesh) -> Choice:

@@ -63,6 +63,8 @@ class Interrupts:
         self.at, self.told = list(at), []
 
     def __call__(self, done: float, total: float, **info: Any) -> None:
+        if "doing" in info:  # before the first step
+            return
         self.told.append((done, total))
         if done in self.at:
             self.at.remove(done)
@@ -223,6 +225,7 @@ def test_how_it_is_computed_changes_nothing(hard_folder: Path, rich: Run, tmp_pa
     other = run(hard_folder, tmp_path, Interrupts(), config=RICH, engine=engine)
     assert Engine.parse(engine).form in ("auto", other.result["loss_form"].split()[0])
     require_close(other, rich)
+    assert other.result["posttrain_flops"] == rich.result["posttrain_flops"]  # no engine does more work than another
 
 
 @pytest.mark.parametrize(("changes", "names"), [({"loss": "circle"}, 1), ({"loss": "sigmoid"}, 2)])
@@ -253,6 +256,7 @@ def test_a_queue_is_full_before_the_first_step_and_forgets_the_oldest(rich: Run,
     ages = [np.mean([min(step, age) for age in range(1, slots + 1)]) for step in range(steps)]
     assert rich.result["queue_staleness"] == pytest.approx(np.mean(ages))
     assert rich.result["queue_fill"] == 1.0
+    assert rich.result["priming_flops"] > 0
 
 
 def test_branches_of_a_trunk_are_runs_of_their_own_budgets(prepared_folder: Path, tmp_path: Path) -> None:
@@ -285,10 +289,66 @@ def test_branches_of_a_trunk_are_runs_of_their_own_budgets(prepared_folder: Path
         strict=True,
     ):
         assert np.asarray(leaf).tobytes() == np.asarray(other).tobytes(), jax.tree_util.keystr(path)
-    for name in ("tokens", "realised_negatives", "train_loss", "passes"):
+    for name in ("tokens", "realised_negatives", "train_loss", "passes", "posttrain_flops"):
         assert ended["large"].result[name] == pytest.approx(ended["whole"].result[name], rel=1e-6), name
     assert ended["small"].result["tokens"] == pytest.approx(budgets[0], rel=0.1)
     assert ended["small"].rows[-1]["lr"] == 0
+
+
+def test_a_trunk_that_diverges_keeps_the_branches_that_left_before(prepared_folder: Path, tmp_path: Path) -> None:
+    """The branch that left before is a run like any other, the one that leaves later is diverged."""
+    config = replace(CONFIG, schedule="wsd", warmup_tokens=300)
+    budgets = (500, 2_600)
+    (tmp_path / "trunk").mkdir()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MOON_ENGINE", ONE)
+        patch.setattr(stage, "train", diverging_at(4))
+        inputs = {"prepare": prepared_folder}
+        shared = TrunkConfig(config, budgets)
+        told = trunk(shared, files={}, inputs=inputs, folder=tmp_path / "trunk", report=Interrupts())
+    assert told["diverged_at_step"] == 4
+    assert "status" not in told
+    ended = {}
+    for tokens in budgets:
+        (tmp_path / str(tokens)).mkdir()
+        one = replace(config, tokens=tokens)
+        ended[tokens] = run(prepared_folder, tmp_path / str(tokens), Interrupts(), config=one, trunk=tmp_path / "trunk")
+    assert ended[500].result["steps"] == 2
+    assert ended[2_600].result == {"status": "diverged", "diverged_at_step": 4}
+
+
+def diverging_at(step: int) -> Callable[..., Trained]:
+    """The loop, whose loss is nan at this step."""
+
+    def loop(update: Callable[..., Any], *args: Any, **kwargs: Any) -> Trained:
+        def broken(state: Any, batch: Any) -> Any:
+            at = int(state["step"])
+            state, metrics, counts = update(state, batch)
+            return state, metrics | {"loss": jnp.nan if at == step else metrics["loss"]}, counts
+
+        return train(broken, *args, **kwargs)
+
+    return loop
+
+
+def test_a_budget_too_small_for_a_branch_is_refused(prepared_folder: Path, tmp_path: Path) -> None:
+    shared = TrunkConfig(replace(CONFIG, schedule="wsd", warmup_tokens=100), (100, 2_600))
+    with pytest.raises(ValueError, match="budgets: 100 tokens are too few steps"):
+        trunk(shared, files={}, inputs={"prepare": prepared_folder}, folder=tmp_path, report=Interrupts())
+
+
+def test_a_chunk_that_devices_cannot_share_is_refused(prepared_folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="chunk: 4 pairs cannot be shared evenly by 8 devices"):
+        run(prepared_folder, tmp_path, Interrupts(), engine="data=8,chunk=4")
+
+
+def test_with_an_average_what_is_saved_and_told_is_the_average(rich: Run) -> None:
+    average = rich.trained.state["ema"]
+    _, _, params, temperature = load_encoder(rich.folder)
+    for kept, expected in zip(jax.tree.leaves(params), jax.tree.leaves(average["encoder"]), strict=True):
+        np.testing.assert_array_equal(kept, expected)
+    assert temperature == pytest.approx(float(np.exp(-average["log_scale"])))
+    assert temperature != pytest.approx(float(np.exp(-rich.trained.state["params"]["log_scale"])), rel=1e-6)
 
 
 def test_the_budget_is_exact_and_every_step_is_told(whole: Run, report: Interrupts, prepared: Prepared) -> None:
@@ -414,6 +474,8 @@ join()
 from pathlib import Path
 from test_training import RICH
 from moon_jax.stages.posttrain import posttrain
+from moon_jax.training import train
+train.__kwdefaults__["log_every"] = 4
 folder, prepared = map(Path, sys.argv[1:])
 told = posttrain(RICH, files={{}}, inputs={{"prepare": prepared}}, folder=folder, report=lambda *a, **k: None)
 print(told["tokens"], told["mesh"])
@@ -446,9 +508,8 @@ def test_two_processes_give_the_run_of_one(hard_folder: Path, rich: Run, tmp_pat
     assert [words.splitlines()[-1] for words in said] == [f"{rich.result['tokens']} {mesh}"] * 2
     rows = [line for line in map(json.loads, (tmp_path / "metrics.jsonl").read_text().splitlines()) if "loss" in line]
     alone = {row["step"]: row["loss"] for row in rich.rows}
-    shared_steps = [row for row in rows if row["step"] in alone]
-    assert len(shared_steps) > 1
-    for row in shared_steps:
+    assert [row["step"] for row in rows] == list(alone)
+    for row in rows:
         assert row["loss"] == pytest.approx(alone[row["step"]], rel=1e-5)
 
 
