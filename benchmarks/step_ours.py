@@ -1,4 +1,4 @@
-"""Our training step of two towers: symmetric InfoNCE over the batch, learned temperature, AdamW. A process of its own.
+"""Our training step, with two towers: symmetric InfoNCE over the batch, learned temperature, AdamW. A process of its own.
 
 It is what `train_step.py` asks in turns with the peer, by lines on its standard input: a number of steps in, one line of
 JSON out. `gpu.py` uses its parts.
@@ -68,10 +68,10 @@ def build(
     query: tuple[str, ...] = ("image",),
     item: tuple[str, ...] = ("text",),
 ) -> tuple[Any, Any, Any]:
-    """(update, initialise, batch): the jitted step with donated state, what makes that state, and a batch.
+    """(update, initialise, batch): the step of post-training with donated state, what makes that state, and a batch.
 
-    The batch is resident and decoded (uint8 images, int32 text), split over all devices of this process; parameters are
-    replicated.
+    It is the stage's own: views of the query's photos, masks by product, counting of candidates, schedule and all. The
+    batch is resident and decoded (uint8 images, int32 text), split over all devices of this process.
 
     Args:
         size: pairs of a batch.
@@ -80,39 +80,39 @@ def build(
     import jax
     import jax.numpy as jnp
     import numpy as np
-    from flax import nnx
 
-    from moon_jax.losses import info_nce
-    from moon_jax.optimisation import descend, optimiser
-    from moon_jax.sharding import data_mesh, place_batch, replicated
+    from moon_jax.engine import Engine
+    from moon_jax.sharding import make_mesh, place_batch
+    from moon_jax.stages.contrastive_step import Objective, build_initial, build_update
 
-    mesh, adam = data_mesh(), optimiser()
-    graph = nnx.split(nnx.eval_shape(lambda: config.build(0)))[0]
-
-    @functools.partial(jax.jit, out_shardings=replicated(mesh))
-    def initialise() -> Any:
-        params = {"encoder": nnx.split(config.build(0))[1], "log_scale": jnp.log(jnp.float32(1 / 0.07))}
-        return {"params": params, "opt": adam.init(params), "step": jnp.int32(0)}
-
-    def loss_of(params: Any, batch: Any) -> Any:
-        encoder = nnx.merge(graph, params["encoder"])
-        queries_BxD, keys_BxD = (
-            encoder(batch.get(f"{name}_image"), batch.get(f"{name}_text"), remat=remat) for name in ("query", "item")
-        )
-        temperature = jnp.exp(-jnp.minimum(params["log_scale"], jnp.log(100.0)))
-        return info_nce(queries_BxD, keys_BxD, temperature=temperature, mesh=mesh if mesh.size > 1 else None)
+    engine = Engine(remat=remat)
+    mesh = make_mesh(engine, size)
+    objective = Objective(
+        loss="info_nce", symmetric=True, augment_items=False, dims=(), ema=False, queue_from="online", schedule="cosine"
+    )
+    step = build_update(config, objective, engine, mesh)
+    hyper = {
+        "steps": jnp.int32(10_000),
+        "warmup": jnp.float32(0.1),
+        "peak_lr": jnp.float32(1e-3),
+        "num_negatives": jnp.int32(size - 1),
+        "ema": jnp.float32(0),
+    }
 
     @functools.partial(jax.jit, donate_argnums=0)
     def update(state: Any, batch: Any) -> tuple[Any, Any]:
-        loss, gradients = jax.value_and_grad(loss_of)(state["params"], batch)
-        return descend(state, gradients, rate=jnp.float32(1e-4), adam=adam), loss
+        state, metrics, _ = step(state, batch, hyper)
+        return state, metrics["loss"]
+
+    def initialise() -> Any:
+        return build_initial(config, objective, mesh, size, 0)(jnp.uint32(0))
 
     rng = np.random.default_rng(0)
-    batch = {}
+    batch = {"product_ids": np.arange(size, dtype=np.int32)}
     for name, shown in (("query", query), ("item", item)):
         if "image" in shown:
             pixels = (size, config.height, config.width, 3)
-            batch[f"{name}_image"] = rng.integers(0, 256, pixels, dtype=np.uint8)
+            batch[f"{name}_images"] = rng.integers(0, 256, pixels, dtype=np.uint8)
         if "text" in shown:
             tokens = (size, config.text_length)
             batch[f"{name}_text"] = rng.integers(1, config.vocabulary, tokens, dtype=np.int32)
