@@ -502,7 +502,11 @@ def test_two_processes_give_the_run_of_one(hard_folder: Path, rich: Run, tmp_pat
         )
         for index in range(2)
     ]
-    said = [process.communicate(timeout=200)[0].strip() for process in started]
+    try:
+        said = [process.communicate(timeout=500)[0].strip() for process in started]
+    finally:
+        for process in started:
+            process.kill()
     assert [process.returncode for process in started] == [0, 0], said
     mesh = "1x2x1" if engine else "2x1x1"
     assert [words.splitlines()[-1] for words in said] == [f"{rich.result['tokens']} {mesh}"] * 2
