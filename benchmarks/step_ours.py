@@ -93,7 +93,7 @@ def build(
     step = build_update(config, objective, engine, mesh)
     hyper = {
         "steps": jnp.int32(10_000),
-        "warmup": jnp.float32(0.1),
+        "warmup": jnp.float32(1),
         "peak_lr": jnp.float32(1e-3),
         "num_negatives": jnp.int32(size - 1),
         "ema": jnp.float32(0),

@@ -239,7 +239,9 @@ def gradient_of(config: EncoderConfig, remat: str) -> tuple:
 
 
 @pytest.mark.parametrize(
-    "config", [replace(CONFIG, size="32x1"), replace(DUAL, size="32x1")], ids=["generative", "dual"]
+    "config",
+    [pytest.param(replace(CONFIG, size="32x1"), marks=pytest.mark.proof), replace(DUAL, size="32x1")],
+    ids=["generative", "dual"],
 )
 def test_recomputing_changes_no_gradient(config: EncoderConfig, shown: Shown) -> None:
     params = nnx.split(config.build(0))[1]
@@ -249,7 +251,7 @@ def test_recomputing_changes_no_gradient(config: EncoderConfig, shown: Shown) ->
             np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6)
 
 
-@pytest.mark.parametrize("depth", [3, SHALLOW + 1], ids=["unrolled", "scanned"])
+@pytest.mark.parametrize("depth", [3, pytest.param(SHALLOW + 1, marks=pytest.mark.proof)], ids=["unrolled", "scanned"])
 def test_recomputing_saves_memory(depth: int) -> None:
     """Compiled only. What is left with "full" is a block's input a layer, and the work of one block."""
     config = EncoderConfig(f"32x{depth}", height=64, width=64, patch=8, backbone="dual")

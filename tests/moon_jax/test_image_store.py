@@ -162,6 +162,7 @@ def test_batches_are_the_same_and_a_position_can_be_saved(prepared: Prepared, en
         iterator.close()
 
 
+@pytest.mark.proof
 def test_every_stage_reads_either_store(prepared_folder: Path, encoded_folder: Path, tmp_path: Path) -> None:
     """Trained, embedded and measured from encoded images: bit by bit what decoded ones give."""
     config = PosttrainConfig(

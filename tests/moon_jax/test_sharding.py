@@ -155,6 +155,7 @@ def shown(batch: int = ROWS) -> tuple[np.ndarray, np.ndarray]:
     return images, rng.integers(1, 48, (batch, 6)).astype(np.int32)
 
 
+@pytest.mark.proof
 @pytest.mark.parametrize(("backbone", "meshes"), [("generative", [*MESHES]), ("dual", ["one", "2 x 2 x 2"])])
 def test_all_meshes_give_the_same_value_and_gradient(backbone: str, meshes: list[str]) -> None:
     config = replace(CONFIG, backbone=backbone)

@@ -179,6 +179,7 @@ def test_resumed_with_queue_average_and_hard_negatives_equals_uninterrupted(
     require_same(resumed, rich)
 
 
+@pytest.mark.proof
 def test_a_run_stopped_on_one_mesh_goes_on_on_another(hard_folder: Path, rich: Run, tmp_path: Path) -> None:
     with pytest.raises(Stop):
         run(hard_folder, tmp_path, Interrupts(5), config=RICH)
@@ -195,7 +196,7 @@ def require_close(other: Run, whole: Run) -> None:
         assert other.result.get(name) == pytest.approx(whole.result.get(name), rel=1e-6), name
 
 
-@pytest.mark.parametrize("engine", [EIGHT, FSDP])
+@pytest.mark.parametrize("engine", [pytest.param(EIGHT, marks=pytest.mark.proof), FSDP])
 def test_any_mesh_gives_the_same_run(
     hard_folder: Path, prepared: Prepared, rich: Run, tmp_path: Path, engine: str
 ) -> None:
@@ -228,7 +229,9 @@ def test_how_it_is_computed_changes_nothing(hard_folder: Path, rich: Run, tmp_pa
     assert other.result["posttrain_flops"] == rich.result["posttrain_flops"]  # no engine does more work than another
 
 
-@pytest.mark.parametrize(("changes", "names"), [({"loss": "circle"}, 1), ({"loss": "sigmoid"}, 2)])
+@pytest.mark.parametrize(
+    ("changes", "names"), [({"loss": "circle"}, 1), pytest.param({"loss": "sigmoid"}, 2, marks=pytest.mark.proof)]
+)
 def test_every_loss_trains(prepared_folder: Path, tmp_path: Path, changes: dict[str, Any], names: int) -> None:
     """The loss falls, and only what it learns besides the encoder is there."""
     config = replace(CONFIG, **changes, tokens=4_000)
