@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from experiments.question import QuestionError
 from moon_jax.meter import matmul_peak
+from moon_jax.optimisation import DECAY
 from moon_jax.stages.application import ApplicationConfig
 from moon_jax.stages.posttrain import PosttrainConfig, TrunkConfig
 from sweeps.progress import duration
@@ -17,7 +18,6 @@ if TYPE_CHECKING:
     from sweeps import Cell, Ledger, Step
 
 ASSUMED_SHARE = 0.3  # of the matmul peak, where nothing has been measured yet
-DECAY = 0.2  # share of a budget that a branch trains by itself, after its trunk
 OVERHEAD = 5.0  # seconds a step, likewise: loading, compiling, measuring
 
 

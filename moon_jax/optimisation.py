@@ -9,6 +9,7 @@ import optax
 
 Array = jax.Array
 Schedule = Literal["cosine", "wsd", "trunk"]
+DECAY = 0.2  # share of a budget over which "wsd" falls, and which a branch trains without its trunk
 DECAYED = ("kernel", "embedding")  # names of parameters that weight decay draws to zero: matrices and tables
 
 
@@ -47,7 +48,7 @@ def learning_rate(
     *,
     schedule: Schedule = "cosine",
     warmup: float | Array = 0.1,
-    decay: float | Array = 0.2,
+    decay: float | Array = DECAY,
 ) -> Array:
     """The rate of one step; everything but `schedule` may be traced.
 
@@ -77,7 +78,7 @@ def learning_rate(
     return peak * rise * (1 - jnp.sqrt(jnp.clip(fallen, 0.0, 1.0)))
 
 
-def branch_point(steps: int, decay: float = 0.2) -> int:
+def branch_point(steps: int, decay: float = DECAY) -> int:
     """Steps of a trunk after which a "wsd" branch of this budget leaves it: the last before its rate falls."""
     return steps - int(_falling(np, np.int32(steps), decay))
 

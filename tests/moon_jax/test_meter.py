@@ -7,7 +7,6 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from moon_jax import meter
 from moon_jax.meter import PUBLISHED, Meter, matmul_peak, published_peak
 from moon_jax.training import Trained
 
@@ -82,7 +81,6 @@ def test_an_accelerators_share_is_of_all_devices(monkeypatch: pytest.MonkeyPatch
     """Two devices that pass for H200s have twice its published peak."""
     counter, totals = metered(copies=2)
     monkeypatch.setitem(PUBLISHED, jax.devices()[0].device_kind, (4e12, 1e12))
-    monkeypatch.setattr(meter, "matmul_peak", lambda dtype: published_peak(jax.devices()[0].device_kind, dtype))
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
     told = counter.summary("stage", Trained(None, totals, {}, 2.0, 0.0))
     assert told["stage_peak"] == "published"
