@@ -7,8 +7,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,109 +16,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
+from posttraining import CONFIG, EIGHT, FSDP, RICH, Interrupts, Run, Stop, run, until_done
 
 from moon_jax.data.forms import parse_form
 from moon_jax.data.loading import Prepared, training_batches
 from moon_jax.engine import Engine
-from moon_jax.models.encoder import EncoderConfig
-from moon_jax.optimisation import branch_point
-from moon_jax.stages import posttrain as stage
 from moon_jax.stages.contrastive_step import TEMPERATURES, count
-from moon_jax.stages.posttrain import PosttrainConfig, TrunkConfig, mean_tokens, posttrain, trunk
-from moon_jax.training import Trained, train
+from moon_jax.stages.posttrain import mean_tokens
 from moon_jax.weights import load_encoder
-
-# A search and the items' own photos: two sources whose batches have one shape, so that one compilation serves all.
-FORMS = (parse_form("image", "image->image+text"), parse_form("own", "image->image+text", weight=0.5))
-CONFIG = PosttrainConfig(
-    encoder=EncoderConfig(height=16, width=16, patch=8, vocabulary=200, embedding=16),
-    forms=FORMS,
-    tokens=2_600,
-    batch=16,
-    num_negatives=7,
-    peak_lr=2e-3,
-    seed=3,
-)
-# All that a state can hold, and every kind of negative.
-RICH = replace(CONFIG, queue=48, queue_from="ema", ema=0.9, hard_negatives=2, dims=(8, 16), augment_items=True)
-ONE, EIGHT, FSDP = "data=1", "data=8", "data=2,fsdp=4"
-OF_TIME = (
-    "data_wait_share",
-    "posttrain_tokens_per_second",
-    "posttrain_compile_seconds",
-    "posttrain_share_of_matmul_peak",
-)
-
-
-class Stop(BaseException):
-    """Asked to stop, as a worker asks."""
-
-
-class Interrupts:
-    """A `report` that raises once at each of these numbers of steps done, and remembers what it was told."""
-
-    def __init__(self, *at: int):
-        self.at, self.told = list(at), []
-
-    def __call__(self, done: float, total: float, **info: Any) -> None:
-        if "doing" in info:  # before the first step
-            return
-        self.told.append((done, total))
-        if done in self.at:
-            self.at.remove(done)
-            raise Stop
-
-
-def until_done(run: Callable[[], Any]) -> tuple[Any, int]:
-    """Start it again after every stop: (its result, number of stops)."""
-    stops = 0
-    while True:
-        try:
-            return run(), stops
-        except Stop:
-            stops += 1
-
-
-@dataclass(frozen=True)
-class Run:
-    """A run of the stage: what it returned (but for timings), its inner state, and its folder."""
-
-    result: dict[str, Any]
-    trained: Trained | None
-    folder: Path
-
-    @property
-    def lines(self) -> list[dict[str, Any]]:
-        return [json.loads(line) for line in (self.folder / "metrics.jsonl").read_text().splitlines()]
-
-    @property
-    def rows(self) -> list[dict[str, Any]]:
-        """The lines of steps, without those of evaluations."""
-        return [line for line in self.lines if "loss" in line]
-
-
-def run(
-    prepared_folder: Path,
-    folder: Path,
-    report: Any,
-    *,
-    config: PosttrainConfig = CONFIG,
-    engine: str = ONE,
-    **inputs: Path,
-) -> Run:
-    """Posttrain itself, as the engine says, logging every fourth step."""
-    kept: list[Trained] = []
-
-    def watched(*args: Any, **kwargs: Any) -> Trained:
-        kept.append(train(*args, **kwargs, log_every=4))
-        return kept[-1]
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(stage, "train", watched)
-        patch.setenv("MOON_ENGINE", engine)
-        given = {"prepare": prepared_folder, **inputs}
-        result = posttrain(config, files={}, inputs=given, folder=folder, report=report)
-    return Run({k: v for k, v in result.items() if k not in OF_TIME}, kept[0] if kept else None, folder)
 
 
 @pytest.fixture(scope="module")
@@ -261,84 +165,6 @@ def test_a_queue_is_full_before_the_first_step_and_forgets_the_oldest(rich: Run,
     assert rich.result["priming_flops"] > 0
 
 
-def test_branches_of_a_trunk_are_runs_of_their_own_budgets(prepared_folder: Path, tmp_path: Path) -> None:
-    """The branch of the largest budget is, bit by bit, the run that was never branched; a smaller one ends as asked."""
-    config = replace(CONFIG, schedule="wsd", warmup_tokens=300)
-    budgets = (1_300, 2_600)
-    for name in ("trunk", "small", "large", "whole"):
-        (tmp_path / name).mkdir()
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("MOON_ENGINE", ONE)
-        shared = TrunkConfig(config, budgets)
-        told = trunk(
-            shared, files={}, inputs={"prepare": prepared_folder}, folder=tmp_path / "trunk", report=Interrupts()
-        )
-    assert told["branches"] == 2
-    ended = {
-        name: run(
-            prepared_folder,
-            tmp_path / name,
-            Interrupts(),
-            config=replace(config, tokens=tokens),
-            **({} if name == "whole" else {"trunk": tmp_path / "trunk"}),
-        )
-        for name, tokens in (("small", budgets[0]), ("large", budgets[1]), ("whole", budgets[1]))
-    }
-    assert told["trunk_steps"] == branch_point(ended["whole"].result["steps"])
-    for (path, leaf), other in zip(
-        jax.tree_util.tree_leaves_with_path(ended["whole"].trained.state),
-        jax.tree.leaves(ended["large"].trained.state),
-        strict=True,
-    ):
-        assert np.asarray(leaf).tobytes() == np.asarray(other).tobytes(), jax.tree_util.keystr(path)
-    for name in ("tokens", "realised_negatives", "train_loss", "passes", "posttrain_flops"):
-        assert ended["large"].result[name] == pytest.approx(ended["whole"].result[name], rel=1e-6), name
-    assert ended["small"].result["tokens"] == pytest.approx(budgets[0], rel=0.1)
-    assert ended["small"].rows[-1]["lr"] == 0
-
-
-def test_a_trunk_that_diverges_keeps_the_branches_that_left_before(prepared_folder: Path, tmp_path: Path) -> None:
-    """The branch that left before is a run like any other, the one that leaves later is diverged."""
-    config = replace(CONFIG, schedule="wsd", warmup_tokens=300)
-    budgets = (500, 2_600)
-    (tmp_path / "trunk").mkdir()
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("MOON_ENGINE", ONE)
-        patch.setattr(stage, "train", diverging_at(4))
-        inputs = {"prepare": prepared_folder}
-        shared = TrunkConfig(config, budgets)
-        told = trunk(shared, files={}, inputs=inputs, folder=tmp_path / "trunk", report=Interrupts())
-    assert told["diverged_at_step"] == 4
-    assert "status" not in told
-    ended = {}
-    for tokens in budgets:
-        (tmp_path / str(tokens)).mkdir()
-        one = replace(config, tokens=tokens)
-        ended[tokens] = run(prepared_folder, tmp_path / str(tokens), Interrupts(), config=one, trunk=tmp_path / "trunk")
-    assert ended[500].result["steps"] == 2
-    assert ended[2_600].result == {"status": "diverged", "diverged_at_step": 4}
-
-
-def diverging_at(step: int) -> Callable[..., Trained]:
-    """The loop, whose loss is nan at this step."""
-
-    def loop(update: Callable[..., Any], *args: Any, **kwargs: Any) -> Trained:
-        def broken(state: Any, batch: Any) -> Any:
-            at = int(state["step"])
-            state, metrics, counts = update(state, batch)
-            return state, metrics | {"loss": jnp.nan if at == step else metrics["loss"]}, counts
-
-        return train(broken, *args, **kwargs)
-
-    return loop
-
-
-def test_a_budget_too_small_for_a_branch_is_refused(prepared_folder: Path, tmp_path: Path) -> None:
-    shared = TrunkConfig(replace(CONFIG, schedule="wsd", warmup_tokens=100), (100, 2_600))
-    with pytest.raises(ValueError, match="budgets: 100 tokens are too few steps"):
-        trunk(shared, files={}, inputs={"prepare": prepared_folder}, folder=tmp_path, report=Interrupts())
-
-
 def test_a_chunk_that_devices_cannot_share_is_refused(prepared_folder: Path, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="chunk: 4 pairs cannot be shared evenly by 8 devices"):
         run(prepared_folder, tmp_path, Interrupts(), engine="data=8,chunk=4")
@@ -431,7 +257,7 @@ RUN = """
 import sys
 from pathlib import Path
 sys.path[:0] = {paths!r}
-from test_training import RICH
+from posttraining import RICH
 from moon_jax.stages.posttrain import posttrain
 from moon_jax.training import train
 train.__kwdefaults__["save_seconds"] = 0.0
@@ -474,7 +300,7 @@ sys.path[:0] = {paths!r}
 from moon_jax.distributed import join
 join()
 from pathlib import Path
-from test_training import RICH
+from posttraining import RICH
 from moon_jax.stages.posttrain import posttrain
 from moon_jax.training import train
 train.__kwdefaults__["log_every"] = 4
