@@ -248,7 +248,8 @@ def sweep(measurer: Measurer, quick: bool, seconds: float, results: Results) -> 
 
     recipe = replace(_RENDERED, **_GPU)
     config = EncoderConfig(recipe.size)
-    shape = Shape(config.hidden, config.depth, recipe.height, recipe.patch, recipe.text_length, recipe.vocabulary)
+    tower = config.vision_shape
+    shape = Shape(tower.width, tower.depth, recipe.height, recipe.patch, recipe.text_length, recipe.vocabulary)
     shape = replace(shape, embedding=recipe.embedding, batch=recipe.batch)
     if quick:
         shape = replace(TINY, batch=8)

@@ -37,7 +37,8 @@ class Shape:
     def __str__(self) -> str:
         patches = (self.side // self.patch) ** 2
         return (
-            f"two towers {self.width} x {self.depth}, heads of 32, MLP x 4, {patches} patches of {self.patch}, "
+            f"two towers {self.width} x {self.depth}, heads of {32 if self.width < 768 else 64}, MLP x 4, "
+            f"{patches} patches of {self.patch}, "
             f"{self.text} text tokens, vocabulary {self.vocabulary}, embedding {self.embedding}, batch {self.batch}"
         )
 

@@ -166,10 +166,10 @@ def gains_of(results: "pl.DataFrame") -> "pl.DataFrame":
     import polars as pl
 
     rows = []
-    if "recall_gain" in results.columns:
-        paired = results.filter(pl.col("source") != "batch").drop_nulls("recall_gain")
+    if "gain_recall@10" in results.columns:
+        paired = results.filter(pl.col("source") != "batch").drop_nulls("gain_recall@10")
         for (source, size), part in paired.group_by("source", "negatives", maintain_order=True):
-            gain, low, high = paired_interval(part, "recall_gain")
+            gain, low, high = paired_interval(part, "gain_recall@10")
             told = {"source": source, "negatives": size, "gain": gain, "low": low, "high": high}
             candidates = number(part["realised_negatives"].mean())
             rows.append(told | {"candidates": candidates, "seeds": part.height})

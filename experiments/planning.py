@@ -91,7 +91,7 @@ def _flops(step: "Step") -> float:
 def _training_flops(config: PosttrainConfig) -> float:
     """Hard negatives are encoded, but are no tokens of the budget."""
     encoder = config.encoder
-    body = encoder.parameters() - encoder.vocabulary * encoder.hidden
+    body = encoder.parameters() - encoder.vocabulary * encoder.decoder_shape.width
     per_pair = 2 * encoder.patches  # a lower bound of a pair's tokens
     encoded = 6.0 * body * (1 + config.hard_negatives / 2)
     return config.tokens * (encoded + 6.0 * (config.batch + config.queue) * encoder.embedding / per_pair)
@@ -103,7 +103,7 @@ def _memory(config: PosttrainConfig) -> float:
     tokens = (2 + config.hard_negatives) * config.batch * (encoder.patches + 16)
     return (
         16.0 * encoder.parameters()
-        + 4.0 * tokens * encoder.hidden * 2 * encoder.depth * 16
+        + 4.0 * tokens * 16 * sum(t.width * t.depth for t in (encoder.vision_shape, encoder.decoder_shape))
         + (12.0 * config.batch * (config.batch + config.queue) + 4.0 * config.queue * encoder.embedding)
     )
 

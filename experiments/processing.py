@@ -141,7 +141,7 @@ def read(results: "pl.DataFrame") -> Reading:
         reading.weak.append(f"some transformations have only {fewest} of {len(SEEDS)} seeds")
     reading.tables["transformations"] = gains
     columns = ["transformation", "seed", "tokens", "passes", RECALL, HIT, "image_entropy"]
-    columns += ["recall_gain", "recall_gain_se", "hit_gain", "hit_gain_se"]
+    columns += ["gain_recall@10", "gain_recall@10_se", "gain_hit@10", "gain_hit@10_se"]
     reading.tables["runs"] = results.select([c for c in columns if c in results.columns]).sort("transformation", "seed")
     reading.figures["gains"] = gains_figure(gains)
     return reading
@@ -153,12 +153,12 @@ def gains_of(results: "pl.DataFrame") -> "pl.DataFrame":
     """
     import polars as pl
 
-    if "recall_gain" not in results.columns:
+    if "gain_recall@10" not in results.columns:
         return pl.DataFrame()
     rows = []
-    for (name,), part in results.drop_nulls("recall_gain").group_by("transformation", maintain_order=True):
-        gain, low, high = paired_interval(part, "recall_gain")
-        hit_gain, hit_low, hit_high = paired_interval(part, "hit_gain")
+    for (name,), part in results.drop_nulls("gain_recall@10").group_by("transformation", maintain_order=True):
+        gain, low, high = paired_interval(part, "gain_recall@10")
+        hit_gain, hit_low, hit_high = paired_interval(part, "gain_hit@10")
         rows.append(
             {
                 "transformation": name,

@@ -34,6 +34,8 @@ class Recipe:
         own_weight: share of batches that pair items with their own augmented photo, beside a search's weight of 1; where
             the first search shows a photo on both sides.
         augment_items: augment the photos of items, too, not only those of queries.
+        rich_length: tokens of an item's rich text (category and attributes); 0 where a question shows none.
+        ablation_tokens: post-training tokens of each ablated system, both stages together.
         images: "decoded" once, or kept "encoded" where their pixels would not fit on the disk (`PrepareConfig`).
     """
 
@@ -62,6 +64,8 @@ class Recipe:
     images: Literal["decoded", "encoded"] = "decoded"
     queues: tuple[int, ...] = (4, 16)
     hard: tuple[int, ...] = (1, 4)
+    rich_length: int = 0
+    ablation_tokens: int = 120_000
 
     def tuned_budgets(self) -> tuple[int, ...]:
         """The budgets that get the lr axis."""
@@ -97,6 +101,7 @@ _PHOTOS = replace(
     text_length=16,
     budgets=(100_000, 250_000, 600_000, 1_200_000, 3_000_000),
     negatives_tokens=600_000,
+    ablation_tokens=600_000,
     examples=80_000,
     lengths=(1, 4, 16, 64, 256),
     version_budgets=(30_000, 100_000, 300_000, 900_000),
@@ -111,6 +116,7 @@ _SMOKE = {
     "seeds": (0, 1),
     "negatives": (1, 3, 7, 15),
     "negatives_tokens": 3_000,
+    "ablation_tokens": 6_000,
     "queues": (2,),
     "hard": (1,),
     "lengths": (1, 4, 16),
@@ -130,6 +136,7 @@ _GPU = {
     "seeds": (0, 1, 2),
     "negatives": (1, 7, 31, 127, 511, 1023),
     "negatives_tokens": 10_000_000,
+    "ablation_tokens": 30_000_000,
     "queues": (8, 32, 128),
     "hard": (1, 4, 16),
     "examples": 400_000,
@@ -142,6 +149,7 @@ _PAPER = {
     "budgets": tuple(int(1e8 * 10 ** (k / 2)) for k in range(7)),
     "negatives": (1, 7, 63, 511, 2047, 8191),
     "negatives_tokens": 10**10,
+    "ablation_tokens": 10**10,
     "lengths": (16, 64, 256, 1024, 4096),
     "examples": 100_000_000,
     "version_budgets": (10**8, 10**9, 10**10, 10**11),

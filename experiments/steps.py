@@ -19,17 +19,17 @@ from moon_jax.stages.process import ProcessConfig, RepresentConfig
 from sweeps import DataFile, Step
 
 VERSIONS = {
-    "prepare": 1,
+    "prepare": 2,
     "floors": 2,
-    "posttrain": 2,
-    "trunk": 1,
-    "embed": 3,
+    "posttrain": 3,
+    "trunk": 2,
+    "embed": 4,
     "application": 2,
     "compare": 1,
     "clearance": 1,
     "process": 1,
     "represent": 1,
-    "contrast": 2,
+    "contrast": 3,
 }
 
 
@@ -42,10 +42,17 @@ def _files(dataset: Dataset, *names: str) -> dict[str, DataFile]:
 
 
 def prepare(dataset: Dataset, recipe: Recipe, processed: Step | None = None) -> Step:
-    """The arrays of a dataset, or of its tables as a process step left them."""
-    config = PrepareConfig(recipe.height, recipe.width, recipe.text_length, recipe.vocabulary, recipe.images)
+    """The arrays of a dataset, or of its tables as a process step left them, with the same tokenizer then."""
+    config = PrepareConfig(
+        recipe.height,
+        recipe.width,
+        recipe.text_length,
+        recipe.vocabulary,
+        recipe.images,
+        rich_length=recipe.rich_length,
+    )
     if processed is not None:
-        return _step("prepare", config, process=processed)
+        return _step("prepare", config, process=processed, tokenizer=prepare(dataset, recipe))
     hard = ("hard_negatives",) if dataset.has("hard_negatives") else ()
     return _step("prepare", config, files=_files(dataset, "items", "queries", "pairs", *hard))
 
@@ -79,7 +86,8 @@ def clearance(dataset: Dataset, recipe: Recipe, embedded: Step) -> Step:
     return Step("moon_jax.stages.floors:clearance", VERSIONS["clearance"], ClearanceConfig(), needs=needs)
 
 
-def encoder(recipe: Recipe) -> EncoderConfig:
+def encoder(recipe: Recipe, **changes: Any) -> EncoderConfig:
+    """The recipe's encoder; `changes` are further fields of `EncoderConfig` (backbone, causal, pool)."""
     return EncoderConfig(
         size=recipe.size,
         height=recipe.height,
@@ -88,6 +96,7 @@ def encoder(recipe: Recipe) -> EncoderConfig:
         embedding=recipe.embedding,
         vocabulary=recipe.vocabulary,
         dtype=recipe.dtype,
+        **changes,
     )
 
 
@@ -102,20 +111,23 @@ def posttrain(
     num_negatives: int | None = None,
     processed: Step | None = None,
     branches: tuple[int, ...] = (),
+    begin: Step | None = None,
+    shape: EncoderConfig | None = None,
     **changes: Any,
 ) -> Step:
     """A post-training run, on the tables of a process step if one is given; `lr` multiplies the recipe's rate.
 
     0 tokens is the untrained encoder. With `branches` (token budgets) the run is a branch of the trunk that all these
-    budgets share: constant rate, and a decay of its own over the last fifth. `changes` are further fields of
-    `PosttrainConfig` (queue, hard_negatives, loss, ...).
+    budgets share: constant rate, and a decay of its own over the last fifth. It starts from the weights of `begin`
+    (pretraining, an earlier post-training) where one is given. `shape` is another encoder than the recipe's. `changes`
+    are further fields of `PosttrainConfig` (queue, hard_negatives, loss, ...).
     """
     if num_negatives == recipe.batch - 1:
         num_negatives = None  # all there are: the same run as that of other questions
-    if recipe.own_weight and "image" in forms[0].query and "image" in forms[0].item:
+    if recipe.own_weight and forms[0].search != OWN and "image" in forms[0].query and "image" in forms[0].item:
         forms = (*forms, replace(forms[0], search=OWN, weight=recipe.own_weight))
     config = PosttrainConfig(
-        encoder=encoder(recipe),
+        encoder=shape or encoder(recipe),
         forms=forms,
         tokens=tokens,
         batch=recipe.batch,
@@ -125,19 +137,26 @@ def posttrain(
         seed=seed,
         **changes,
     )
-    arrays = prepare(dataset, recipe, processed)
+    needs: dict[str, Any] = {"prepare": prepare(dataset, recipe, processed), **({} if begin is None else {"begin": begin})}
     if not branches or not tokens:
-        return _step("posttrain", config, prepare=arrays)
+        return _step("posttrain", config, **needs)
     # The warm-up of the smallest branch is that of all; the trunk's own budget is none.
     config = replace(config, schedule="wsd", warmup_tokens=min(branches) // 10)
     shared = TrunkConfig(replace(config, tokens=max(branches)), branches)
-    grown = Step("moon_jax.stages.posttrain:trunk", VERSIONS["trunk"], shared, needs={"prepare": arrays})
-    return _step("posttrain", config, trunk=grown, prepare=arrays)
+    grown = Step("moon_jax.stages.posttrain:trunk", VERSIONS["trunk"], shared, needs=needs)
+    return _step("posttrain", config, trunk=grown, **needs)
 
 
-def embed(dataset: Dataset, recipe: Recipe, run: Step, searches: tuple[Form, ...], item: tuple[str, ...]) -> Step:
-    """Vectors and search metrics of a run, over the arrays that it was trained on."""
-    return _step("embed", EmbedConfig(searches, item), prepare=run.needs["prepare"], posttrain=run)
+def embed(
+    dataset: Dataset,
+    recipe: Recipe,
+    run: Step,
+    searches: tuple[Form, ...],
+    item: tuple[str, ...],
+    dims: tuple[int, ...] = (),
+) -> Step:
+    """Vectors and search metrics of a run, over the arrays that it was trained on; of nested `dims`, too."""
+    return _step("embed", EmbedConfig(searches, item, dims=dims), prepare=run.needs["prepare"], posttrain=run)
 
 
 def application(dataset: Dataset, recipe: Recipe, *, length: int, seed: int, embedded: Step | None) -> Step:

@@ -13,7 +13,9 @@ DECAY = 0.2  # share of a budget over which "wsd" falls, and which a branch trai
 DECAYED = ("kernel", "embedding")  # names of parameters that weight decay draws to zero: matrices and tables
 
 
-def optimiser(clip: float = 1.0, weight_decay: float = 0.01) -> optax.GradientTransformation:
+def optimiser(
+    clip: float = 1.0, weight_decay: float = 0.01, frozen: tuple[str, ...] = ()
+) -> optax.GradientTransformation:
     """AdamW without its learning rate, which is traced (see `learning_rate`): a grid over it shares a compilation.
 
     Kernels and embeddings decay. Scales, biases, positions and temperatures do not, whatever their rank: those that are
@@ -22,12 +24,39 @@ def optimiser(clip: float = 1.0, weight_decay: float = 0.01) -> optax.GradientTr
     Args:
         clip: bound of the gradients' global norm.
         weight_decay: share of a parameter that is subtracted, times the rate (Loshchilov & Hutter 2019).
+        frozen: parts of the model (`is_frozen`) that do not move; they have no moments.
     """
-    return optax.chain(
+    adam = optax.chain(
         optax.clip_by_global_norm(clip),
         optax.scale_by_adam(b2=0.98),
         optax.add_decayed_weights(weight_decay, mask=decayed),
     )
+    if not frozen:
+        return adam
+
+    def moving(params: Any) -> Any:
+        return jax.tree_util.tree_map_with_path(lambda path, _: not is_frozen(path, frozen), params)
+
+    def still(params: Any) -> Any:
+        return jax.tree.map(lambda moves: not moves, moving(params))
+
+    return optax.chain(optax.masked(adam, moving), optax.masked(optax.set_to_zero(), still))
+
+
+# Parts of an encoder that can be frozen, and how the names of their parameters begin.
+PARTS = {
+    "vision": ("patch_embed", "position", "vision"),
+    "projector": ("projector",),
+    "tokens": ("tokens",),
+    "decoder": ("decoder", "final_norm"),
+}
+
+
+def is_frozen(path: tuple[Any, ...], frozen: tuple[str, ...]) -> bool:
+    """Whether a parameter at this path of {"encoder": ...} belongs to one of these parts (`PARTS`)."""
+    names = [key.key for key in path if isinstance(key, jax.tree_util.DictKey)]
+    starts = tuple(start for part in frozen for start in PARTS[part])
+    return len(names) > 1 and names[0] == "encoder" and str(names[1]).startswith(starts) if starts else False
 
 
 def decayed(params: Any) -> Any:
@@ -78,6 +107,31 @@ def learning_rate(
     return peak * rise * (1 - jnp.sqrt(jnp.clip(fallen, 0.0, 1.0)))
 
 
+BASE_WIDTH = 64  # rates are those of the ladder's smallest rung
+INPUTS = ("patch_embed",)  # kernels whose inputs are as many in every rung
+
+
+def width_shares(params: Any, vision: int, decoder: int) -> Any:
+    """Like the parameters: what each one's rate is multiplied with, so that one rate serves every width.
+
+    muP for Adam (Yang et al. 2022, arXiv 2203.03466, table 8): kernels that read a tower's states get 64 / width, for an
+    update of every entry moves their output by as many times as there are inputs. Inputs, tables, biases and scales keep
+    theirs. Initial values are 1 / fan-in in variance already.
+
+    Args:
+        params: {"encoder": ..., ...}; vision, decoder: widths of the two towers.
+    """
+
+    def share(path: tuple[Any, ...], _: Any) -> float:
+        names = [str(key.key) for key in path if isinstance(key, jax.tree_util.DictKey)]
+        if names[-1] != "kernel" or set(names) & set(INPUTS):
+            return 1.0
+        seen = any(name.startswith(("vision", "projector_up")) for name in names)
+        return BASE_WIDTH / (vision if seen else decoder)
+
+    return jax.tree_util.tree_map_with_path(share, params)
+
+
 def branch_point(steps: int, decay: float = DECAY) -> int:
     """Steps of a trunk after which a "wsd" branch of this budget leaves it: the last before its rate falls."""
     return steps - int(_falling(np, np.int32(steps), decay))
@@ -95,6 +149,7 @@ def descend(
     rate: Array,
     adam: optax.GradientTransformation,
     ema: Array | float | None = None,
+    shares: Any = None,
 ) -> dict[str, Any]:
     """`state` one step further: "params", "opt", "step" and, with a decay, "ema"; whatever else it holds stays.
 
@@ -105,8 +160,11 @@ def descend(
         adam: `optimiser()`.
         ema: share of the average that is kept at each step. The average starts from the initial parameters (a copy, as
             states are donated), so there is no bias to correct: its early weight lies on them, and not on zero.
+        shares: like the parameters, floats: what each one's rate is multiplied with (`width_shares`); None for 1.
     """
     updates, opt = adam.update(gradients, state["opt"], state["params"])
+    if shares is not None:
+        updates = jax.tree.map(lambda u, share: share * u, updates, shares)
     params = jax.tree.map(lambda p, u: p - rate * u, state["params"], updates)
     moved = state | {"params": params, "opt": opt, "step": state["step"] + 1}
     if ema is None:

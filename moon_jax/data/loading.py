@@ -17,7 +17,7 @@ import grain
 import numpy as np
 
 from moon_jax.data.contract import DataError
-from moon_jax.data.forms import OWN, SEARCHES, Form
+from moon_jax.data.forms import ACTIONS, OWN, SEARCHES, WORDS, Form
 from moon_jax.data.images import EncodedImages
 
 Array = np.ndarray
@@ -44,6 +44,7 @@ class Prepared:
     query_images uint8 I x H x W x 3 for the queries that have one; query_image_row int64 Q (-1: none);
     query_text int32 Q x T; query_item int64 Q, the item a query is or shows (-1: none, as for texts);
     query_search int8 Q, index into SEARCHES; pairs int64 P x 2 (query row, item row); pair_split int8 P.
+    pair_action int8 P, index into ACTIONS, or -1 for another. Some have item_rich int32 N x R, the items' rich texts.
     Some have hard negatives: those of query q are the item rows hard_items[hard_offsets[q]:hard_offsets[q + 1]], int64.
     Images that were left encoded are decoded where they are indexed (`data.images.EncodedImages`).
     """
@@ -62,12 +63,19 @@ class Prepared:
     def __reduce__(self) -> tuple[Any, ...]:
         return Prepared, (self.folder,)  # a worker process opens the arrays itself
 
-    def pairs_of(self, search: str, split: str) -> Array:
-        """(query row, item row) of one search in one split, P x 2; for "own", training items with themselves."""
+    def pairs_of(self, search: str, split: str, actions: tuple[str, ...] = ()) -> Array:
+        """(query row, item row) of one search in one split, P x 2; for "own", training items with themselves.
+
+        actions: only pairs of these; none for all.
+        """
         if search == OWN:
             return np.stack([self.own_items, self.own_items], axis=1)
-        kind = self.query_search[self.pairs[:, 0]] == SEARCHES.index(search)
-        return self.pairs[kind & (self.pair_split == SPLITS.index(split))]
+        kept = (self.query_search[self.pairs[:, 0]] == SEARCHES.index(search)) & (
+            self.pair_split == SPLITS.index(split)
+        )
+        if actions:
+            kept &= np.isin(self.pair_action, [ACTIONS.index(action) for action in actions])
+        return self.pairs[kept]
 
     @cached_property
     def own_items(self) -> Array:
@@ -87,21 +95,23 @@ class Prepared:
         batch = {"product_ids": self.product_ids[item_B]}
         if "image" in form.query:
             batch["query_images"] = self.query_pixels(form.search, query_B)
-        if "text" in form.query:
-            batch["query_text"] = self.query_words(form.search, query_B)
+        if words := words_of(form.query):
+            batch["query_text"] = self.query_words(form.search, query_B, words)
         if "image" in form.item:
             batch["item_images"] = self.item_images[item_B]
-        if "text" in form.item:
-            batch["item_text"] = self.item_text[item_B]
+        if words := words_of(form.item):
+            batch["item_text"] = self.item_words(words)[item_B]
         return batch
 
     def gather_hard(self, form: Form, items_BxH: Array) -> dict[str, Array]:
         """What the encoder is shown of each pair's hard negatives (see `hard_of`), B x H rows."""
         batch = {"hard_product_ids": self.product_ids[items_BxH].astype(np.int32)}
-        for modality, arrays in (("image", "images"), ("text", "text")):
-            if modality in form.item:
-                shown = getattr(self, f"item_{arrays}")[items_BxH.ravel()]
-                batch[f"hard_{arrays}"] = shown.reshape(*items_BxH.shape, *shown.shape[1:])
+        shown = {"hard_images": self.item_images} if "image" in form.item else {}
+        if words := words_of(form.item):
+            shown["hard_text"] = self.item_words(words)
+        for name, array in shown.items():
+            rows = array[items_BxH.ravel()]
+            batch[name] = rows.reshape(*items_BxH.shape, *rows.shape[1:])
         return batch
 
     def hard_of(self, search: str, pairs_Bx2: Array, count: int, seed: int, places_B: Array) -> Array:
@@ -133,21 +143,30 @@ class Prepared:
             return self.item_images[self.query_item[query_B]]
         return self.query_images[self.query_image_row[query_B]]
 
-    def query_words(self, search: str, query_B: Array) -> Array:
-        """A query's own text; for a product as query, the item's title."""
+    def query_words(self, search: str, query_B: Array, words: str = "text") -> Array:
+        """A query's own text; for a product as query, the item's title or rich text."""
         if search == OWN:
-            return self.item_text[query_B]
+            return self.item_words(words)[query_B]
         if search == "item":
-            return self.item_text[self.query_item[query_B]]
+            return self.item_words(words)[self.query_item[query_B]]
         return self.query_text[query_B]
 
-    def tokens_per_pair(self, form: Form, patches: int, split: str = "train") -> tuple[float, int]:
+    def item_words(self, words: str) -> Array:
+        """int32 N x T: titles ("text") or rich texts ("rich"); DataError where there are no rich texts."""
+        if words == "rich" and not (self.folder / "item_rich.npy").exists():
+            raise DataError("the arrays were prepared without rich texts; give the recipe a rich_length")
+        return self.item_text if words == "text" else self.item_rich
+
+    def tokens_per_pair(
+        self, form: Form, patches: int, split: str = "train", actions: tuple[str, ...] = ()
+    ) -> tuple[float, int]:
         """(mean training tokens of a pair, number of pairs): ViT patches + non-padding text tokens, both sides."""
-        pairs = self.pairs_of(form.search, split)
+        pairs = self.pairs_of(form.search, split, actions)
         if not len(pairs):
-            raise DataError(f"the data has no {split} pairs for {form.search} search")
+            of = f" of {' or '.join(actions)}" if actions else ""
+            raise DataError(f"the data has no {split} pairs{of} for {form.search} search")
         tokens = patches * (("image" in form.query) + ("image" in form.item))
-        query, item = (tuple(m for m in side if m == "text") for side in (form.query, form.item))
+        query, item = (tuple(m for m in side if m in WORDS) for side in (form.query, form.item))
         batch = self.gather(Form(form.search, query, item), pairs)
         words = sum(np.count_nonzero(batch[name]) for name in ("query_text", "item_text") if name in batch)
         return tokens + words / len(pairs), len(pairs)
@@ -162,6 +181,7 @@ def training_batches(
     process: tuple[int, int] | None = None,
     loaders: int = 0,
     hard: int = 0,
+    actions: tuple[str, ...] = (),
 ) -> Batches:
     """Endless, deterministic host batches (dicts of arrays, see `gather` and `gather_hard`).
 
@@ -174,6 +194,7 @@ def training_batches(
             jax's own.
         loaders: worker processes that decode; 0 decodes in threads of this one.
         hard: hard negatives of each pair.
+        actions: only pairs of these; none for all.
 
     Raises:
         DataError: too few pairs for a batch, a batch that processes cannot share equally, a weight that is none, hard
@@ -191,7 +212,7 @@ def training_batches(
     part = slice(index * batch // count, (index + 1) * batch // count)
     parts = []
     for number, form in enumerate(forms):
-        pairs = prepared.pairs_of(form.search, "train")
+        pairs = prepared.pairs_of(form.search, "train", actions)
         if len(pairs) < batch:
             raise DataError(f"{len(pairs)} training pairs for {form.search} search are fewer than a batch of {batch}")
         rows = grain.MapDataset.source(pairs).seed(1000 * seed + number).shuffle().repeat()
@@ -202,6 +223,11 @@ def training_batches(
         return _FromProcesses(mixed, loaders)
     # Two batches under way: while one waits for its last image, the cores decode the next.
     return iter(mixed.to_iter_dataset(grain.ReadOptions(num_threads=2, prefetch_buffer_size=2)))
+
+
+def words_of(modalities: tuple[str, ...]) -> str:
+    """Which words a side shows, "text" or "rich"; "" for none."""
+    return next((words for words in WORDS if words in modalities), "")
 
 
 class _Gather(grain.experimental.MapWithIndexTransform):

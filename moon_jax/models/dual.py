@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from moon_jax.models.layers import RMSNorm, Stack, VisionBlock, linear, patches_of, pool, positions, token_table, unit
+from moon_jax.models.layers import NORMS, Stack, VisionBlock, linear, patches_of, pool, positions, token_table, unit
 from moon_jax.sharding import gathered
 
 if TYPE_CHECKING:
@@ -23,17 +23,18 @@ class DualEncoder(nnx.Module):
     """
 
     def __init__(self, config: "EncoderConfig", rngs: nnx.Rngs):
-        hidden = config.hidden
+        shape = config.vision_shape
+        hidden = shape.width
         self.config = config
         self.patch_embed = linear(3 * config.patch**2, hidden, rngs, bias=True)
         self.position = positions(config.patches, hidden, rngs.params())
-        self.vision = Stack(lambda r: VisionBlock(hidden, r), config.depth, rngs)
-        self.vision_norm = RMSNorm(hidden)
+        self.vision = Stack(lambda r: VisionBlock(shape, r), shape.depth, rngs)
+        self.vision_norm = NORMS[shape.norm](hidden)
         self.vision_head = linear(hidden, config.embedding, rngs)
         self.tokens = token_table(config.vocabulary, hidden, rngs)
         self.text_position = positions(config.text_length, hidden, rngs.params())
-        self.text = Stack(lambda r: VisionBlock(hidden, r), config.depth, rngs)
-        self.text_norm = RMSNorm(hidden)
+        self.text = Stack(lambda r: VisionBlock(shape, r), shape.depth, rngs)
+        self.text_norm = NORMS[shape.norm](hidden)
         self.text_head = linear(hidden, config.embedding, rngs)
 
     def __call__(self, images_BxHxWx3: Array | None, text_BxT: Array | None, *, remat: str = "none") -> Array:

@@ -4,7 +4,6 @@ MOON (arXiv 2511.11305), Figs 1 and 3: vision encoder -> projector -> LLM with t
 representation is the mean pool of the last layer's states, with attention turned bidirectional in post-training.
 """
 
-import re
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -13,7 +12,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from moon_jax.models.layers import (
-    HEAD_DIM,
+    NORMS,
     DecoderBlock,
     RMSNorm,
     Stack,
@@ -25,6 +24,7 @@ from moon_jax.models.layers import (
     token_table,
     unit,
 )
+from moon_jax.models.shapes import DecoderShape, VisionShape, towers
 from moon_jax.sharding import gathered
 
 if TYPE_CHECKING:
@@ -32,10 +32,8 @@ if TYPE_CHECKING:
 
 Array = jax.Array
 
-# One rule: width grows, depth = width / 32 shared evenly by the two towers, heads = width / 32.
-WIDTHS = {"nano": 64, "micro": 128, "tiny": 256, "small": 384, "base": 768, "large": 1024}
 BACKBONES = ("generative", "dual")
-_EXPLICIT = re.compile(r"([1-9]\d*)x([1-9]\d*)")
+POOLS = ("mean", "last")
 
 
 @dataclass(frozen=True)
@@ -43,7 +41,7 @@ class EncoderConfig:
     """Shape of an encoder.
 
     Attributes:
-        size: a rung of the ladder (`WIDTHS`), or width x blocks of each tower as in "384x6" (width a multiple of 32).
+        size: a rung of the ladder, or width x blocks of each tower as in "384x6" (`shapes.towers`).
         height, width, patch: of images, in pixels.
         vocabulary: token ids, 0 is padding.
         embedding: D, width of the unit vectors.
@@ -51,6 +49,9 @@ class EncoderConfig:
         dtype: of the products; parameters stay float32.
         backbone: "generative" (ViT -> projector -> LLM) or "dual" (two towers, as CLIP).
         text_length: longest text; read by "dual" alone, whose positions are learned.
+        pool: the representation is the "mean" of the last layer's states, or the state of the "last" token; "dual" has
+            the mean alone.
+        vision, decoder: shapes of towers that are not the ladder's, as those of open weights; both or neither.
     """
 
     size: str = "nano"
@@ -63,28 +64,32 @@ class EncoderConfig:
     dtype: str = "float32"
     backbone: str = field(default="generative", metadata={"added": True})
     text_length: int = field(default=64, metadata={"added": True})
+    pool: str = field(default="mean", metadata={"added": True})
+    vision: VisionShape | None = field(default=None, metadata={"added": True})
+    decoder: DecoderShape | None = field(default=None, metadata={"added": True})
 
     def __post_init__(self) -> None:
-        explicit = _EXPLICIT.fullmatch(self.size)
-        if self.size not in WIDTHS and not explicit:
-            raise ValueError(f"size: unknown size {self.size!r}; one of {', '.join(WIDTHS)}, or as in 384x6")
-        if self.hidden % HEAD_DIM:
-            raise ValueError(f"size: a width of {self.hidden} is no multiple of {HEAD_DIM}, the width of a head")
+        if (self.vision is None) != (self.decoder is None):
+            raise ValueError("vision, decoder: give the shapes of both towers, or of neither")
+        towers(self.size)
         if self.height % self.patch or self.width % self.patch:
             raise ValueError(f"patch: {self.patch} does not divide an image of {self.height} x {self.width} pixels")
         if self.backbone not in BACKBONES:
             raise ValueError(f"backbone: {self.backbone!r} is unknown; one of {', '.join(BACKBONES)}")
         if self.backbone == "dual" and self.causal:
             raise ValueError("causal: the dual backbone has no causal form")
+        if self.pool not in POOLS:
+            raise ValueError(f"pool: {self.pool!r} is unknown; one of {', '.join(POOLS)}")
+        if self.backbone == "dual" and self.pool != "mean":
+            raise ValueError("pool: the dual backbone has the mean alone")
 
     @property
-    def hidden(self) -> int:
-        return WIDTHS[self.size] if self.size in WIDTHS else int(self.size.partition("x")[0])
+    def vision_shape(self) -> VisionShape:
+        return self.vision or towers(self.size)[0]
 
     @property
-    def depth(self) -> int:
-        """Blocks in each of the two towers."""
-        return max(2, self.hidden // HEAD_DIM // 2) if self.size in WIDTHS else int(self.size.partition("x")[2])
+    def decoder_shape(self) -> DecoderShape:
+        return self.decoder or towers(self.size)[1]
 
     @property
     def patches(self) -> int:
@@ -104,21 +109,21 @@ class EncoderConfig:
 
 
 class Encoder(nnx.Module):
-    """ViT -> projector -> decoder blocks -> masked mean pool -> projection -> unit norm."""
+    """ViT -> projector -> decoder blocks -> pool -> projection -> unit norm; or, from the same states, the next token."""
 
     def __init__(self, config: EncoderConfig, rngs: nnx.Rngs):
-        hidden, key = config.hidden, rngs.params()
+        see, read, key = config.vision_shape, config.decoder_shape, rngs.params()
         self.config = config
-        self.patch_embed = linear(3 * config.patch**2, hidden, rngs, bias=True)
-        self.position = positions(config.patches, hidden, key)
-        self.vision = Stack(lambda r: VisionBlock(hidden, r), config.depth, rngs)
-        self.vision_norm = RMSNorm(hidden)
-        self.projector_up = linear(hidden, 2 * hidden, rngs, bias=True)
-        self.projector_down = linear(2 * hidden, hidden, rngs, bias=True)
-        self.tokens = token_table(config.vocabulary, hidden, rngs)
-        self.decoder = Stack(lambda r: DecoderBlock(hidden, r), config.depth, rngs)
-        self.final_norm = RMSNorm(hidden)
-        self.head = linear(hidden, config.embedding, rngs)
+        self.patch_embed = linear(3 * config.patch**2, see.width, rngs, bias=True)
+        self.position = positions(config.patches, see.width, key)
+        self.vision = Stack(lambda r: VisionBlock(see, r), see.depth, rngs)
+        self.vision_norm = NORMS[see.norm](see.width)
+        self.projector_up = linear(see.width, 2 * read.width, rngs, bias=True)
+        self.projector_down = linear(2 * read.width, read.width, rngs, bias=True)
+        self.tokens = token_table(config.vocabulary, read.width, rngs)
+        self.decoder = Stack(lambda r: DecoderBlock(read, r), read.depth, rngs)
+        self.final_norm = RMSNorm(read.width)
+        self.head = linear(read.width, config.embedding, rngs)
 
     def __call__(self, images_BxHxWx3: Array | None, text_BxT: Array | None, *, remat: str = "none") -> Array:
         """Encode a batch.
@@ -132,6 +137,13 @@ class Encoder(nnx.Module):
             float32 unit vectors, B x D.
         """
         self = gathered(self)
+        x_BxSxW, lengths_B = self.states(images_BxHxWx3, text_BxT, causal=self.config.causal, remat=remat)
+        return unit(self.head(pool(x_BxSxW, lengths_B, self.config.pool)))
+
+    def states(
+        self, images_BxHxWx3: Array | None, text_BxT: Array | None, *, causal: bool, remat: str = "none"
+    ) -> tuple[Array, Array]:
+        """(the last layer's normed states, B x S x W, image tokens first and padding last; int32 B, how many are real)."""
         parts, lengths = [], []
         if images_BxHxWx3 is not None:
             parts.append(self.see(images_BxHxWx3, remat))
@@ -142,13 +154,23 @@ class Encoder(nnx.Module):
         x_BxSxW = jnp.concatenate(parts, axis=1)
         # An empty title still has a first (padding) position to pool.
         lengths_B = jnp.maximum(jnp.sum(jnp.stack(lengths), axis=0), 1)
-        x_BxSxW = self.final_norm(self.decoder(x_BxSxW, lengths_B, causal=self.config.causal, remat=remat))
-        # Image tokens come first and padding last, so "real" is simply "before the length".
-        return unit(self.head(pool(x_BxSxW, lengths_B)))
+        return self.final_norm(self.decoder(x_BxSxW, lengths_B, causal=causal, remat=remat)), lengths_B
 
-    def see(self, images_BxHxWx3: Array, remat: str) -> Array:
+    def next_tokens(self, x_BxSxW: Array) -> Array:
+        """float32 logits of the token after each state, B x S x V: products with the token embeddings (tied)."""
+        read = self.config.decoder_shape
+        logits = jnp.einsum(
+            "bsw,vw->bsv", x_BxSxW, self.tokens.embedding[...].astype(x_BxSxW.dtype), preferred_element_type=jnp.float32
+        )
+        return logits * (read.logit_scale or 8 / read.width)
+
+    def see(self, images_BxHxWx3: Array, remat: str = "none") -> Array:
         """Pixels to projected patch tokens, B x P x W."""
+        x_BxPxW = self.vision_states(images_BxHxWx3, remat)
+        return self.projector_down(jax.nn.gelu(self.projector_up(x_BxPxW)))
+
+    def vision_states(self, images_BxHxWx3: Array, remat: str = "none") -> Array:
+        """Pixels to the vision tower's normed states, B x P x its width."""
         patches_BxPxC = patches_of(images_BxHxWx3, self.config.patch, self.config.dtype)
         x_BxPxW = self.patch_embed(patches_BxPxC) + self.position[...].astype(self.config.dtype)[None]
-        x_BxPxW = self.vision_norm(self.vision(x_BxPxW, remat=remat))
-        return self.projector_down(jax.nn.gelu(self.projector_up(x_BxPxW)))
+        return self.vision_norm(self.vision(x_BxPxW, remat=remat))

@@ -12,10 +12,11 @@ import jax.numpy as jnp
 from flax import nnx
 from jax.ad_checkpoint import checkpoint_name
 
+from moon_jax.models.attention import attend
+from moon_jax.models.shapes import DecoderShape, VisionShape
 from moon_jax.sharding import gathered, split_rows
 
 Array = jax.Array
-HEAD_DIM = 32
 
 
 @jax.custom_vjp
@@ -92,7 +93,7 @@ class RMSNorm(nnx.Module):
         return (x32 * rms * scale).astype(x.dtype)
 
 
-def rotate(x_BxSxHxK: Array, base: float = 10_000.0) -> Array:
+def rotate(x_BxSxHxK: Array, base: float) -> Array:
     """Rotary position embedding over the sequence axis (Su et al. 2021), half-split form as in Qwen3."""
     length, half = x_BxSxHxK.shape[1], x_BxSxHxK.shape[-1] // 2
     inverse = base ** (-jnp.arange(half, dtype=jnp.float32) / half)
@@ -102,25 +103,45 @@ def rotate(x_BxSxHxK: Array, base: float = 10_000.0) -> Array:
     return jnp.concatenate([a * cos - b * sin, b * cos + a * sin], axis=-1).astype(x_BxSxHxK.dtype)
 
 
+class LayerNorm(nnx.Module):
+    """Layer norm, computed in float32 (Ba et al. 2016)."""
+
+    def __init__(self, width: int):
+        self.scale = nnx.Param(jnp.ones((width,), jnp.float32))
+        self.bias = nnx.Param(jnp.zeros((width,), jnp.float32))
+
+    def __call__(self, x: Array) -> Array:
+        x32 = x.astype(jnp.float32)
+        centred = x32 - jnp.mean(x32, axis=-1, keepdims=True)
+        deviation = jax.lax.rsqrt(jnp.mean(centred * centred, axis=-1, keepdims=True) + 1e-6)
+        scale, bias = (param[...].reshape((1,) * (x.ndim - 1) + (-1,)) for param in (self.scale, self.bias))
+        return (centred * deviation * scale + bias).astype(x.dtype)
+
+
+NORMS: dict[str, type[RMSNorm] | type[LayerNorm]] = {"rms": RMSNorm, "layer": LayerNorm}
+
+
 class VisionBlock(nnx.Module):
     """Pre-norm transformer block with full attention and a GELU MLP (ViT, as in SigLIP 2).
 
     With `lengths_B` only the first so many positions of a row are attended to: the block of a text tower.
     """
 
-    def __init__(self, width: int, rngs: nnx.Rngs):
-        self.heads = width // HEAD_DIM
-        self.norm1, self.norm2 = RMSNorm(width), RMSNorm(width)
-        self.qkv, self.out = linear(width, 3 * width, rngs), linear(width, width, rngs)
-        self.up, self.down = linear(width, 4 * width, rngs), linear(4 * width, width, rngs)
+    def __init__(self, shape: VisionShape, rngs: nnx.Rngs):
+        width, bias, norm = shape.width, shape.norm == "layer", NORMS[shape.norm]
+        self.heads = shape.heads
+        self.norm1, self.norm2 = norm(width), norm(width)
+        self.qkv = linear(width, 3 * width, rngs, bias=bias)
+        self.out = linear(width, width, rngs, bias=bias)
+        self.up, self.down = linear(width, shape.mlp, rngs, bias=bias), linear(shape.mlp, width, rngs, bias=bias)
 
     def __call__(self, x_BxPxW: Array, lengths_B: Array | None = None) -> Array:
         batch, patches, width = x_BxPxW.shape
         q, k, v = (
-            part.reshape(batch, patches, self.heads, HEAD_DIM)
+            part.reshape(batch, patches, self.heads, width // self.heads)
             for part in jnp.split(self.qkv(self.norm1(x_BxPxW)), 3, axis=-1)
         )
-        attended = jax.nn.dot_product_attention(q, k, v, key_value_seq_lengths=lengths_B)
+        attended = attend(q, k, v, lengths_B=lengths_B)
         x_BxPxW = x_BxPxW + self.out(attended.reshape(batch, patches, width))
         return x_BxPxW + self.down(jax.nn.gelu(self.up(self.norm2(x_BxPxW))))
 
@@ -128,27 +149,24 @@ class VisionBlock(nnx.Module):
 class DecoderBlock(nnx.Module):
     """Qwen3-style block: RMSNorm, RoPE, grouped-query attention with QK-norm, SwiGLU; causal or bidirectional."""
 
-    def __init__(self, width: int, rngs: nnx.Rngs):
-        self.heads = width // HEAD_DIM
-        self.kv_heads = max(1, self.heads // 2)
-        hidden = 8 * width // 3 // 8 * 8
+    def __init__(self, shape: DecoderShape, rngs: nnx.Rngs):
+        width, inner = shape.width, shape.heads * shape.head
+        self.shape = shape
         self.norm1, self.norm2 = RMSNorm(width), RMSNorm(width)
-        self.norm_q, self.norm_k = RMSNorm(HEAD_DIM), RMSNorm(HEAD_DIM)
-        self.q = linear(width, width, rngs)
-        self.kv = linear(width, 2 * self.kv_heads * HEAD_DIM, rngs)
-        self.out = linear(width, width, rngs)
-        self.gate_up, self.down = linear(width, 2 * hidden, rngs), linear(hidden, width, rngs)
+        self.norm_q, self.norm_k = RMSNorm(shape.head), RMSNorm(shape.head)
+        self.q = linear(width, inner, rngs)
+        self.kv = linear(width, 2 * shape.kv_heads * shape.head, rngs)
+        self.out = linear(inner, width, rngs)
+        self.gate_up, self.down = linear(width, 2 * shape.mlp, rngs), linear(shape.mlp, width, rngs)
 
     def __call__(self, x_BxSxW: Array, lengths_B: Array, *, causal: bool) -> Array:
-        batch, length, width = x_BxSxW.shape
-        normed = self.norm1(x_BxSxW)
-        q = rotate(self.norm_q(self.q(normed).reshape(batch, length, self.heads, HEAD_DIM)))
-        kv = self.kv(normed).reshape(batch, length, 2, self.kv_heads, HEAD_DIM)
-        # lengths instead of a mask: a shared mask breaks cuDNN attention under vmap
-        attended = jax.nn.dot_product_attention(
-            q, rotate(self.norm_k(kv[:, :, 0])), kv[:, :, 1], is_causal=causal, key_value_seq_lengths=lengths_B
-        )
-        x_BxSxW = x_BxSxW + self.out(attended.reshape(batch, length, width))
+        batch, length, _ = x_BxSxW.shape
+        shape, normed = self.shape, self.norm1(x_BxSxW)
+        q = self.norm_q(self.q(normed).reshape(batch, length, shape.heads, shape.head))
+        kv = self.kv(normed).reshape(batch, length, 2, shape.kv_heads, shape.head)
+        q, k = (rotate(part, shape.rope_base) for part in (q, self.norm_k(kv[:, :, 0])))
+        attended = attend(q, k, kv[:, :, 1], lengths_B=lengths_B, causal=causal)
+        x_BxSxW = x_BxSxW + self.out(attended.reshape(batch, length, shape.heads * shape.head))
         gate, up = jnp.split(self.gate_up(self.norm2(x_BxSxW)), 2, axis=-1)
         return x_BxSxW + self.down(jax.nn.silu(gate) * up)
 
@@ -189,8 +207,10 @@ def unit(vectors_BxD: Array) -> Array:
     return vectors_BxD * jax.lax.rsqrt(jnp.sum(vectors_BxD**2, axis=-1, keepdims=True) + 1e-12)
 
 
-def pool(x_BxSxW: Array, lengths_B: Array) -> Array:
-    """float32 mean over the first `lengths_B` positions, B x W."""
+def pool(x_BxSxW: Array, lengths_B: Array, how: str = "mean") -> Array:
+    """float32 mean over the first `lengths_B` positions, or with "last" the state of the last of them, B x W."""
+    if how == "last":
+        return jnp.take_along_axis(x_BxSxW, lengths_B[:, None, None] - 1, axis=1)[:, 0].astype(jnp.float32)
     real_BxSx1 = (jnp.arange(x_BxSxW.shape[1])[None, :] < lengths_B[:, None])[:, :, None]
     return jnp.sum(x_BxSxW * real_BxSx1, axis=1, dtype=jnp.float32) / lengths_B[:, None]
 

@@ -8,13 +8,13 @@ import numpy as np
 
 from moon_jax.data.forms import parse_form
 from moon_jax.data.loading import Prepared
-from moon_jax.stages.embed import Search
+from moon_jax.stages.embed import SHARES, Search
 
 
 @dataclass(frozen=True)
 class ContrastConfig:
     """Nothing to choose; the embed steps are the inputs "embed" and "baseline", their arrays "prepare" and
-    "baseline_prepare": hit@10 and recall@10 of image search on the test split."""
+    "baseline_prepare": recall@K and hit@10 of image search on the test split."""
 
 
 def contrast(
@@ -25,8 +25,10 @@ def contrast(
     folder: Path,
     report: Callable[..., None],
 ) -> dict[str, float]:
-    """Step function: `hit_gain` and `recall_gain` of "embed" over "baseline", and each `_se`, the standard error of a mean
-    of paired differences over queries. Raises ValueError where the two were not asked the same of the same gallery.
+    """Step function: for each metric that both have (`recall@10`, ..., of beginnings `recall@10_d32`) `gain_<metric>` of
+    "embed" over "baseline", and its `_se`, the standard error of a mean of paired differences over queries.
+
+    Raises ValueError where the two were not asked the same of the same gallery.
     """
     ours, theirs = (_asked(Prepared(inputs[name])) for name in ("prepare", "baseline_prepare"))
     same = np.array_equal(ours.queries_Q, theirs.queries_Q) and np.array_equal(ours.own_Q, theirs.own_Q)
@@ -36,13 +38,11 @@ def contrast(
     ):
         raise ValueError("the two encoders were tested on different queries or galleries; process in train scope alone")
     out = {}
-    for gain, file in (("hit_gain", "image_hits.npy"), ("recall_gain", "image_recall.npy")):
-        ours_Q, baseline_Q = (
-            np.load(inputs[name] / file, allow_pickle=False).astype(np.float64) for name in ("embed", "baseline")
-        )
-        difference_Q = ours_Q - baseline_Q
-        out[gain] = float(difference_Q.mean())
-        out[f"{gain}_se"] = float(difference_Q.std(ddof=1) / np.sqrt(difference_Q.size))
+    with np.load(inputs["embed"] / SHARES) as embedded, np.load(inputs["baseline"] / SHARES) as baseline:
+        for name in sorted(set(embedded) & set(baseline)):
+            difference_Q = embedded[name].astype(np.float64) - baseline[name]
+            out[f"gain_{name}"] = float(difference_Q.mean())
+            out[f"gain_{name}_se"] = float(difference_Q.std(ddof=1) / np.sqrt(difference_Q.size))
     return out
 
 

@@ -19,7 +19,7 @@ from moon_jax.losses import circle_loss, info_nce, matryoshka, sigmoid_loss
 from moon_jax.losses.counting import count_candidates
 from moon_jax.losses.queue import contents, empty_queue, push, staleness
 from moon_jax.models.encoder import EncoderConfig
-from moon_jax.optimisation import Schedule, descend, learning_rate, optimiser
+from moon_jax.optimisation import BASE_WIDTH, Schedule, descend, is_frozen, learning_rate, optimiser, width_shares
 from moon_jax.sharding import batch_sharding, param_shardings, replicated
 
 Array = jax.Array
@@ -37,6 +37,8 @@ class Objective:
     """What is optimised, as far as it decides on what is compiled; the attributes are those of `PosttrainConfig`.
 
     ema: whether there is an average (its decay is traced).
+    frozen: parts of the encoder that do not move.
+    transfer: "mup" or "none": whether rates of kernels shrink with the width (`optimisation.width_shares`).
     """
 
     loss: str
@@ -46,6 +48,8 @@ class Objective:
     ema: bool
     queue_from: str
     schedule: Schedule
+    frozen: tuple[str, ...] = ()
+    transfer: str = "mup"
 
 
 @functools.cache
@@ -57,9 +61,10 @@ def build_update(
     One for all cells that share shapes: what varies in `hyper` is traced: steps, warmup, peak_lr, num_negatives, ema.
     """
     encode, dtype = encoding(config, engine), jnp.dtype(config.dtype)
+    adam = optimiser(frozen=objective.frozen)
 
     def loss_of(params: Any, batch: Batch, views: dict[str, Views], queue: Any, window: Array) -> tuple[Array, Array]:
-        encoder = params["encoder"]
+        encoder = still(params, objective.frozen)["encoder"]
         queries_BxD = encode(encoder, batch.get("query_images"), views.get("query"), batch.get("query_text"))
         items_BxD = encode(encoder, batch.get("item_images"), views.get("item"), batch.get("item_text"))
         hard_BxHxD = encode_hard(encode, encoder, batch)
@@ -95,7 +100,14 @@ def build_update(
                 step, hyper["steps"], hyper["peak_lr"], schedule=objective.schedule, warmup=hyper["warmup"]
             )
             ema = hyper["ema"] if objective.ema else None
-            moved = descend(state, gradients, rate=rate, adam=optimiser(), ema=ema)
+            moved = descend(
+                state,
+                gradients,
+                rate=rate,
+                adam=adam,
+                ema=ema,
+                shares=shares_of(config, state["params"], objective.transfer),
+            )
             if queue is not None:
                 if objective.queue_from == "ema":
                     items_BxD = encode(moved["ema"]["encoder"], *shown_items(batch, views))
@@ -217,7 +229,7 @@ def build_initial(
         params = initial_parameters(config, seed, objective.loss)
         state = {
             "params": params,
-            "opt": optimiser().init(params),
+            "opt": optimiser(frozen=objective.frozen).init(params),
             "step": jnp.int32(0),
             "key": jax.random.key_data(jax.random.key(seed)),
         }
@@ -228,6 +240,23 @@ def build_initial(
         return state
 
     return jax.jit(make, out_shardings=state_shardings(mesh, jax.eval_shape(make, jnp.uint32(0))))
+
+
+def still(params: Any, frozen: tuple[str, ...]) -> Any:
+    """The same parameters; no gradient goes to those of the frozen parts, nor past what only they need."""
+    if not frozen:
+        return params
+    return jax.tree_util.tree_map_with_path(
+        lambda path, leaf: jax.lax.stop_gradient(leaf) if is_frozen(path, frozen) else leaf, params
+    )
+
+
+def shares_of(config: EncoderConfig, params: Any, transfer: str) -> Any:
+    """What each parameter's rate is multiplied with; None where all keep theirs."""
+    widths = config.vision_shape.width, config.decoder_shape.width
+    if transfer == "none" or widths == (BASE_WIDTH, BASE_WIDTH):
+        return None
+    return width_shares(params, *widths)
 
 
 @functools.cache

@@ -2,7 +2,7 @@
 
 import functools
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +13,13 @@ from flax import nnx
 
 from moon_jax.data.contract import DataError
 from moon_jax.data.forms import Form
-from moon_jax.data.loading import Prepared
+from moon_jax.data.loading import Prepared, words_of
 from moon_jax.metrics import contrastive_entropy, hit_rate_at_k, recall_at_k, top_k
 from moon_jax.weights import load_encoder
 
 Array = np.ndarray
 KS = (1, 10, 100)
+SHARES = "image_shares.npz"
 CANDIDATES = 256
 
 
@@ -30,11 +31,13 @@ class EmbedConfig:
         searches: one form per search kind; its item side says what gallery items show.
         item: modalities of the representation that the application stage gets.
         seed: of the fixed candidates of the contrastive entropy.
+        dims: widths of beginnings of the vectors (Matryoshka) that are measured, too.
     """
 
     searches: tuple[Form, ...]
     item: tuple[str, ...]
     seed: int = 0
+    dims: tuple[int, ...] = field(default=(), metadata={"added": True})
 
 
 def embed(
@@ -46,12 +49,13 @@ def embed(
     report: Callable[..., None],
 ) -> dict[str, Any]:
     """Step function: encoder + prepared arrays -> `items.npy` (float16 N x D, in item row order), `image_hits.npy`
-    (bool, which test queries of image search found a relevant item in the top 10), `image_recall.npy` (float32, which
-    share of their relevant items) and search metrics.
+    (bool, which test queries of image search found a relevant item in the top 10), `image_shares.npz` (per name of a
+    metric float32 Q, what each test query of image search scores) and search metrics.
 
     Metrics, for each search s: `s_recall@K`, `s_hit@K`, `s_entropy` and `s_queries` (how many) on the test split,
     `valid_s_recall@10`, `valid_s_entropy` and `valid_s_queries`; `gallery` is the number of items searched. Image search
     is read a second time, `_no_twins`, without the queries whose photo has a near-identical twin in the gallery.
+    `s_recall@K_dN` and `s_hit@10_dN` are those of the first N dimensions, for each N of `dims`.
     """
     prepared = Prepared(inputs["prepare"])
     encoder_config, graph, params, temperature = load_encoder(inputs["posttrain"])
@@ -62,25 +66,25 @@ def embed(
         if item not in galleries:
             report(len(galleries), len(config.searches) + 1, doing=f"embedding items from {'+'.join(item)}")
             pixels = prepared.item_images if "image" in item else None
-            galleries[item] = encode(pixels, prepared.item_text if "text" in item else None)
+            words = words_of(item)
+            galleries[item] = encode(pixels, prepared.item_words(words) if words else None)
         return galleries[item]
 
     metrics: dict[str, Any] = {"gallery": int(prepared.item_ids.size), "embedding": encoder_config.embedding}
     for form in config.searches:
-        for split in ("test", "valid"):
-            search = Search.of(prepared, form, split)
-            vectors_QxD = encode(*search.shown(prepared, form))
-            measured = search.measure(vectors_QxD, gallery(form.item), temperature, config.seed)
-            if split == "test" and form.search == "image":
-                measured |= search.without_twins(prepared, vectors_QxD, gallery(form.item))
-                recall_Q = search.recalls(vectors_QxD, gallery(form.item))
-                np.save(folder / "image_recall.npy", recall_Q)
-                np.save(folder / "image_hits.npy", recall_Q > 0)
-            if split == "test":
-                metrics |= {f"{form.search}_{name}": value for name, value in measured.items()}
-            else:
-                kept = ("recall@10", "entropy", "queries")
-                metrics |= {f"valid_{form.search}_{name}": measured[name] for name in kept}
+        test, valid = (Search.of(prepared, form, split) for split in ("test", "valid"))
+        queries_QxD, items_NxD = encode(*test.shown(prepared, form)), gallery(form.item)
+        measured = test.measure(queries_QxD, items_NxD, temperature, config.seed)
+        shares = test.shares(queries_QxD, items_NxD, config.dims)
+        measured |= {name: float(share_Q.mean()) for name, share_Q in shares.items() if name not in measured}
+        if form.search == "image":
+            measured |= test.without_twins(prepared, queries_QxD, items_NxD)
+            np.save(folder / "image_hits.npy", shares["hit@10"] > 0)
+            np.savez(folder / SHARES, **shares)  # type: ignore[arg-type]  # its stub takes one for allow_pickle
+        metrics |= {f"{form.search}_{name}": value for name, value in measured.items()}
+        measured = valid.measure(encode(*valid.shown(prepared, form)), items_NxD, temperature, config.seed)
+        kept = ("recall@10", "entropy", "queries")
+        metrics |= {f"valid_{form.search}_{name}": measured[name] for name in kept if name in measured}
     np.save(folder / "items.npy", gallery(config.item).astype(np.float16))
     return metrics
 
@@ -105,7 +109,8 @@ class Search:
     def shown(self, prepared: Prepared, form: Form) -> tuple[Array | None, Array | None]:
         """(pixels, text) of the queries, in the form's modalities."""
         pixels = prepared.query_pixels(form.search, self.queries_Q) if "image" in form.query else None
-        return pixels, prepared.query_words(form.search, self.queries_Q) if "text" in form.query else None
+        words = words_of(form.query)
+        return pixels, prepared.query_words(form.search, self.queries_Q, words) if words else None
 
     def measure(self, queries_QxD: Array, gallery_NxD: Array, temperature: float | None, seed: int) -> dict[str, Any]:
         """recall@K and hit@K for the KS, and with a temperature the contrastive entropy over fixed candidates."""
@@ -121,11 +126,25 @@ class Search:
             metrics["entropy"] = contrastive_entropy(queries_QxD, gallery_NxD, positive_Q, candidates, temperature)
         return metrics
 
-    def recalls(self, queries_QxD: Array, gallery_NxD: Array, k: int = 10) -> Array:
-        """float32 Q: the share of the query's relevant rows that stand in its top k; their mean is recall@k."""
-        top = top_k(queries_QxD, gallery_NxD, min(k, gallery_NxD.shape[0] - 1), exclude_Q=self.own_Q)
-        shares = [np.isin(np.unique(rows), found).mean() for found, rows in zip(top, self.relevant, strict=True)]
-        return np.array(shares, np.float32)
+    def shares(self, queries_QxD: Array, gallery_NxD: Array, dims: tuple[int, ...] = ()) -> dict[str, Array]:
+        """What each query scores, float32 Q; the means are the metrics.
+
+        "recall@K" for the KS: the share of its relevant rows that stand in its top K; "hit@10": whether one does. With
+        `_dN` after it the same of the vectors' first N dimensions, for each N of `dims`.
+        """
+        out = {}
+        for dim in (None, *dims):
+            cut = "" if dim is None else f"_d{dim}"
+            queries, gallery = (v if dim is None else unit(v[:, :dim]) for v in (queries_QxD, gallery_NxD))
+            top = top_k(queries, gallery, min(max(KS), len(gallery) - 1), exclude_Q=self.own_Q)
+            for k in (k for k in KS if k <= top.shape[1]):
+                found = [
+                    np.isin(np.unique(rows), best).mean() for best, rows in zip(top[:, :k], self.relevant, strict=True)
+                ]
+                out[f"recall@{k}{cut}"] = np.array(found, np.float32)
+            if top.shape[1] >= 10:
+                out[f"hit@10{cut}"] = (out[f"recall@10{cut}"] > 0).astype(np.float32)
+        return out
 
     def without_twins(self, prepared: Prepared, queries_QxD: Array, gallery_NxD: Array) -> dict[str, Any]:
         """recall and hit rate at 10 over the queries without a near-identical twin, and the share that has one."""
@@ -146,6 +165,11 @@ class Search:
             while (bad := np.isin(out[row], banned)).any():
                 out[row, bad] = rng.integers(0, items, bad.sum())
         return out
+
+
+def unit(vectors_NxD: Array) -> Array:
+    """At length one."""
+    return vectors_NxD / np.maximum(np.linalg.norm(vectors_NxD, axis=1, keepdims=True), 1e-12)
 
 
 @functools.cache

@@ -46,8 +46,8 @@ def floors(
         "pixel": search.measure(query_thumbs, item_thumbs, None, 0),
         "pixel_colour": search.measure(query_both, item_both, None, 0),
     }
-    np.save(folder / "pixel_hits.npy", search.recalls(query_thumbs, item_thumbs) > 0)
-    np.save(folder / "pixel_colour_hits.npy", search.recalls(query_both, item_both) > 0)
+    np.save(folder / "pixel_hits.npy", search.shares(query_thumbs, item_thumbs)["hit@10"] > 0)
+    np.save(folder / "pixel_colour_hits.npy", search.shares(query_both, item_both)["hit@10"] > 0)
     metrics = {
         f"{floor}_image_{name}": value
         for floor, values in measured.items()

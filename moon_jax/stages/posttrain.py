@@ -8,8 +8,9 @@ is `contrastive_step.build_update`.
 import contextlib
 import functools
 import json
+import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -19,7 +20,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from moon_jax.checkpointing import load_checkpoint
-from moon_jax.data.forms import Form
+from moon_jax.data.forms import ACTIONS, OWN, Form
 from moon_jax.data.loading import Prepared, training_batches
 from moon_jax.distributed import is_first
 from moon_jax.engine import Engine
@@ -27,8 +28,8 @@ from moon_jax.flops import count_flops
 from moon_jax.losses import Choice, choose_form
 from moon_jax.meter import Meter
 from moon_jax.models.encoder import EncoderConfig
-from moon_jax.optimisation import Schedule, branch_point
-from moon_jax.sharding import make_mesh, place_batch, replicated
+from moon_jax.optimisation import PARTS, Schedule, branch_point
+from moon_jax.sharding import make_mesh, param_shardings, place_batch, replicated
 from moon_jax.stages.contrastive_step import (
     LOSSES,
     Objective,
@@ -39,7 +40,7 @@ from moon_jax.stages.contrastive_step import (
     temperature_of,
 )
 from moon_jax.training import DivergedError, train
-from moon_jax.weights import save_encoder
+from moon_jax.weights import load_parameters, save_encoder
 
 TRUNK = "trunk.json"
 PRIMING = 7919  # what a seed is moved by for the batches that fill a queue: the order of training stays as without one
@@ -69,6 +70,9 @@ class PosttrainConfig:
         dims: nested widths of a Matryoshka representation; none for the whole width alone.
         schedule: "cosine", or "wsd": constant, and a decay over the last fifth.
         warmup_tokens: length of the warm-up; None for a tenth of the budget. Branches of a trunk have the trunk's.
+        actions: what makes a positive, some of "click", "cart" and "purchase"; none for whatever the data has.
+        frozen: parts that keep what they begin with: some of "vision", "projector", "tokens", "decoder".
+        transfer: "mup": rates of kernels shrink with the width, so that one `peak_lr` serves the ladder; or "none".
     """
 
     encoder: EncoderConfig
@@ -88,6 +92,9 @@ class PosttrainConfig:
     dims: tuple[int, ...] = ()
     schedule: Literal["cosine", "wsd"] = "cosine"
     warmup_tokens: int | None = None
+    actions: tuple[str, ...] = field(default=(), metadata={"added": True})
+    frozen: tuple[str, ...] = field(default=(), metadata={"added": True})
+    transfer: str = field(default="mup", metadata={"added": True})
 
     def __post_init__(self) -> None:
         if not self.forms:
@@ -98,9 +105,13 @@ class PosttrainConfig:
             ("loss", LOSSES),
             ("schedule", ("cosine", "wsd")),
             ("queue_from", ("online", "ema")),
+            ("transfer", ("mup", "none")),
         ):
             if getattr(self, name) not in known:
                 raise ValueError(f"{name}: {getattr(self, name)!r} is unknown; one of {', '.join(known)}")
+        for name, some in (("actions", ACTIONS), ("frozen", tuple(PARTS))):
+            if unknown := set(getattr(self, name)) - set(some):
+                raise ValueError(f"{name}: {sorted(unknown)[0]!r} is unknown; some of {', '.join(some)}")
         if self.queue < 0 or self.queue % self.batch:
             raise ValueError(f"queue: {self.queue} must be a multiple of the batch of {self.batch}, or 0")
         if not 0 <= self.ema < 1:
@@ -142,14 +153,16 @@ def posttrain(
 ) -> dict[str, Any]:
     """Step function: prepared arrays -> `encoder.safetensors`; returns realised tokens, negatives, FLOPs, throughput.
 
-    With an input "trunk" (a `trunk` step of the same run) it begins where this budget's branch leaves the trunk; tokens,
-    candidates and FLOPs include the trunk's. A run that diverges returns status "diverged" with the step.
+    With an input "begin" (any step that left an encoder: pretraining, an earlier post-training, open weights) it starts
+    from those weights, else from random ones. With an input "trunk" (a `trunk` step of the same run) it begins where this
+    budget's branch leaves the trunk; tokens, candidates and FLOPs include the trunk's. A run that diverges returns status
+    "diverged" with the step.
     """
     prepared, engine = Prepared(inputs["prepare"]), Engine.from_environment()
     mesh = mesh_of(engine, config.batch)
     tokens_per_step, unique_tokens = mean_tokens(config, prepared)
     steps = round(config.tokens / tokens_per_step)
-    state, batches = first_state(config, mesh), batches_of(config, prepared, engine)
+    state, batches = first_state(config, mesh, inputs.get("begin")), batches_of(config, prepared, engine)
     start, before = 0, {}
     if "trunk" in inputs:
         start = leaf_of(config, config.tokens, tokens_per_step)
@@ -227,7 +240,7 @@ def trunk(
     try:
         trained = train(
             meter,
-            first_state(run, mesh),
+            first_state(run, mesh, inputs.get("begin")),
             batches,
             steps=leaves[-1],
             folder=folder,
@@ -270,7 +283,8 @@ def leaf_of(config: PosttrainConfig, budget: int, tokens_per_step: float) -> int
 
 def mean_tokens(config: PosttrainConfig, prepared: Prepared) -> tuple[float, float]:
     """(mean tokens of a step, by which the number of steps is fixed in advance; tokens of one pass over the mixture)."""
-    sizes = [prepared.tokens_per_pair(form, config.encoder.patches) for form in config.forms]
+    patches = config.encoder.patches
+    sizes = [prepared.tokens_per_pair(form, patches, actions=config.actions) for form in config.forms]
     weights = [form.weight for form in config.forms]
     mean = sum(w * tokens for w, (tokens, _) in zip(weights, sizes, strict=True)) / sum(weights)
     return mean * config.batch, sum(tokens * pairs for tokens, pairs in sizes)
@@ -286,13 +300,24 @@ def objective_of(config: PosttrainConfig, schedule: Schedule) -> Objective:
         ema=config.ema > 0,
         queue_from=config.queue_from,
         schedule=schedule,
+        frozen=config.frozen,
+        transfer=config.transfer,
     )
 
 
-def first_state(config: PosttrainConfig, mesh: Mesh) -> dict[str, Any]:
-    """The state before the first step."""
+def first_state(config: PosttrainConfig, mesh: Mesh, begin: Path | None = None) -> dict[str, Any]:
+    """The state before the first step; with the weights of an earlier step, and its temperature where it learned one."""
     objective = objective_of(config, config.schedule)
-    return build_initial(config.encoder, objective, mesh, config.batch, config.queue)(jnp.uint32(config.seed))
+    state = build_initial(config.encoder, objective, mesh, config.batch, config.queue)(jnp.uint32(config.seed))
+    if begin is None:
+        return state
+    encoder, temperature = load_parameters(begin, config.encoder)
+    params = state["params"] | {"encoder": encoder}
+    if temperature is not None:
+        params["log_scale"] = jnp.float32(-math.log(temperature))
+    began = {name: params for name in ("params", "ema") if name in state}
+    # copies: a state is donated, and its average must not lie where its parameters do
+    return state | jax.jit(lambda tree: jax.tree.map(jnp.copy, tree), out_shardings=param_shardings(mesh, began))(began)
 
 
 def batches_of(config: PosttrainConfig, prepared: Prepared, engine: Engine, moved: int = 0) -> Any:
@@ -304,6 +329,7 @@ def batches_of(config: PosttrainConfig, prepared: Prepared, engine: Engine, move
         config.seed + moved,
         loaders=engine.loaders,
         hard=config.hard_negatives,
+        actions=config.actions,
     )
 
 
@@ -340,18 +366,20 @@ def meter_of(
 def evaluation_of(
     config: PosttrainConfig, prepared: Prepared, engine: Engine, mesh: Mesh
 ) -> Callable[[Any], dict[str, float]] | None:
-    """state -> `valid_loss`, InfoNCE over one fixed batch of valid pairs of the first form; None where there are none.
+    """state -> `valid_loss`, InfoNCE over one fixed batch of valid pairs of the first form that has some; else None.
 
     It is that of the parameters which would be saved: with an average, the average's.
     Fewer pairs than a batch are repeated: the loss masks what is of one product.
     """
-    pairs = prepared.pairs_of(config.forms[0].search, "valid")
-    if not len(pairs):
+    searches = (form for form in config.forms if form.search != OWN)
+    asked = ((form, prepared.pairs_of(form.search, "valid", config.actions)) for form in searches)
+    form, pairs = next(((form, pairs) for form, pairs in asked if len(pairs)), (None, ()))
+    if form is None:
         return None
     chosen = np.resize(np.random.default_rng(0).permutation(len(pairs)), config.batch)
     index, count = jax.process_index(), jax.process_count()
     mine = chosen[index * config.batch // count : (index + 1) * config.batch // count]
-    batch = place_batch(mesh, prepared.gather(config.forms[0], pairs[mine]))
+    batch = place_batch(mesh, prepared.gather(form, pairs[mine]))
     evaluate, shown = build_evaluation(config.encoder, engine.on_device, mesh), "ema" if config.ema else "params"
     return lambda state: {"valid_loss": float(evaluate(state[shown], batch))}
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from moon_jax.data.contract import DataError, read_table
-from moon_jax.data.forms import SEARCHES
+from moon_jax.data.forms import ACTIONS, SEARCHES
 from moon_jax.data.images import decode_image, decoding_threads, write_images
 from moon_jax.data.loading import SPLITS, Prepared
 from moon_jax.data.tables import batches, count_rows, read_schema
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 Array = np.ndarray
 TABLES = ("items", "queries", "pairs")
+_ACTION = {action: number for number, action in enumerate(ACTIONS)}
 
 
 @dataclass(frozen=True)
@@ -28,7 +29,8 @@ class PrepareConfig:
     """Image size in pixels, token budget of a text, and size of the vocabulary (BPE, trained on training titles).
 
     images: "decoded" once, or left "encoded" and decoded whenever they are read, bit by bit the same: slower, for
-    catalogues whose decoded images would not fit on the disk.
+    catalogues whose decoded images would not fit on the disk. rich_length: tokens of an item's rich text (category and
+    attributes); 0 for none.
     """
 
     height: int = 32
@@ -36,6 +38,7 @@ class PrepareConfig:
     text_length: int = 16
     vocabulary: int = 1024
     images: Literal["decoded", "encoded"] = field(default="decoded", metadata={"added": True})
+    rich_length: int = field(default=0, metadata={"added": True})
 
 
 def prepare(
@@ -49,7 +52,8 @@ def prepare(
     """Step function: items, queries, pairs -> the arrays of `data.loading.Prepared` and `tokenizer.json`.
 
     The tables are those of the step that is the input "process" where there is one, else the declared files: items,
-    queries, pairs and, where there are any, hard_negatives.
+    queries, pairs and, where there are any, hard_negatives. With an earlier prepare step as input "tokenizer" texts are
+    tokenised as there, so that an encoder may go from the one to the other.
 
     Raises:
         DataError: an image does not decode or is oversized (file and row are named), or the disk has no room.
@@ -77,7 +81,11 @@ def prepare(
     held_queries = set(pair_query[pair_split != 0].tolist())
     corpus = [t for row, t in enumerate(titles) if row not in held_items]
     corpus += [t for row, t in enumerate(texts) if row not in held_queries]
-    tokenizer = train_tokenizer(corpus, config.vocabulary)
+    rich = rich_texts(items) if config.rich_length else []
+    corpus += [t for row, t in enumerate(rich) if row not in held_items]
+    tokenizer = (
+        known_tokenizer(inputs["tokenizer"]) if "tokenizer" in inputs else train_tokenizer(corpus, config.vocabulary)
+    )
     tokenizer.save(str(folder / "tokenizer.json"))
 
     worded = queries["text"].is_not_null().to_numpy()
@@ -96,7 +104,10 @@ def prepare(
         "query_search": search_Q.astype(np.int8),
         "pairs": np.stack([pair_query, pair_item], axis=1).reshape(-1, 2),
         "pair_split": pair_split,
+        "pair_action": np.array([_ACTION.get(action, -1) for action in pairs["action"].to_list()], np.int8),
     }
+    if config.rich_length:
+        arrays["item_rich"] = tokenise(tokenizer, rich, config.rich_length)
     if "in_training" in items.columns:  # processing has taken some out, and left them in the gallery
         arrays["item_in_training"] = items["in_training"].to_numpy()
     if "hard_negatives" in files:
@@ -112,6 +123,19 @@ def prepare(
     }
     (folder / "prepared.json").write_text(json.dumps(facts, indent=1))
     return facts
+
+
+def rich_texts(items: "pl.DataFrame") -> list[str]:
+    """Of each item its category from root to leaf and its attributes, as a text: the paper's "rich text" (Table 2).
+
+    "apparel, topwear, shirts, colour navy blue, usage casual"; the title is no part of it, and there are no descriptions.
+    """
+    there = [items[name].to_list() for name in ("category", "attributes") if name in items.columns]
+    parts = (
+        [str(part).replace(":", " ") for column in row for part in column or () if part]
+        for row in zip(*there, strict=True)
+    )
+    return [", ".join(part) for part in parts] if there else [""] * len(items)
 
 
 def _hard_negatives(file: Path, query_row: dict[int, int], item_row: dict[int, int]) -> dict[str, Array]:
@@ -215,6 +239,13 @@ class _Decoder:
                 f"{table}.parquet: its decoded images take {needed / 2**30:,.1f} GiB, and {free / 2**30:,.1f} GiB are free at "
                 f'{self.folder}; make room, or keep them encoded (PrepareConfig(images="encoded"))'
             )
+
+
+def known_tokenizer(folder: Path) -> Any:
+    """The tokenizer of a prepared folder."""
+    from tokenizers import Tokenizer
+
+    return Tokenizer.from_file(str(folder / "tokenizer.json"))
 
 
 def train_tokenizer(texts: list[str], vocabulary: int) -> Any:

@@ -10,7 +10,7 @@ import numpy as np
 
 from moon_jax.data.contract import read_table
 from moon_jax.data.forms import Form
-from moon_jax.data.loading import Prepared
+from moon_jax.data.loading import Prepared, words_of
 from moon_jax.data.processing.material import Material
 from moon_jax.data.processing.outputs import shards_after, tables_of
 from moon_jax.data.processing.running import transform, write_report
@@ -95,7 +95,8 @@ def represent(
     encode = encoder_of(inputs["posttrain"])
     report(0, 1 + len(config.searches), doing="embedding items")
     pixels = prepared.item_images if "image" in config.item else None
-    items_NxD = encode(pixels, prepared.item_text if "text" in config.item else None)
+    words = words_of(config.item)
+    items_NxD = encode(pixels, prepared.item_words(words) if words else None)
     ids, queries = [np.zeros(0, np.int64)], [np.zeros((0, items_NxD.shape[1]), np.float32)]
     for index, form in enumerate(config.searches):
         report(1 + index, 1 + len(config.searches), doing=f"embedding queries of {form.search} search")
@@ -103,7 +104,8 @@ def represent(
         if not rows_Q.size:
             continue
         shown = prepared.query_pixels(form.search, rows_Q) if "image" in form.query else None
-        told = prepared.query_words(form.search, rows_Q) if "text" in form.query else None
+        words = words_of(form.query)
+        told = prepared.query_words(form.search, rows_Q, words) if words else None
         ids.append(query_ids_Q[rows_Q])
         queries.append(encode(shown, told))
     vectors = Vectors(

@@ -38,8 +38,8 @@ def test_gains_are_means_over_seeds_with_intervals() -> None:
         ("queue", 256, -0.07, 302.0),
         ("hard", 1, 0.01, 61.0),
     ]
-    table = pl.DataFrame(rows, schema=["source", "negatives", "recall_gain", "realised_negatives"], orient="row")
-    table = table.with_columns(recall_gain_se=pl.lit(0.01), image_queries=pl.lit(300))
+    table = pl.DataFrame(rows, schema=["source", "negatives", "gain_recall@10", "realised_negatives"], orient="row")
+    table = table.with_columns(**{"gain_recall@10_se": pl.lit(0.01)}, image_queries=pl.lit(300))
     gains = {row["source"]: row for row in gains_of(table).iter_rows(named=True)}
     assert set(gains) == {"queue", "hard"}
     assert gains["queue"]["gain"] == pytest.approx(-0.06)

@@ -23,7 +23,7 @@ def table(gains: dict[str, list[float]], error: float = 0.01, queries: int = 400
     """Results as the question's cells give them, with these gains by seed."""
     shared = {"image_queries": queries, "gallery": 1000, "passes": 1.5, "tokens": 1e5, "image_entropy": 3.0}
     base = dict.fromkeys(
-        ("recall_gain", "recall_gain_se", "hit_gain", "hit_gain_se", "train_pairs_in", "train_pairs_out")
+        ("gain_recall@10", "gain_recall@10_se", "gain_hit@10", "gain_hit@10_se", "train_pairs_in", "train_pairs_out")
     )
     base |= {"trained_items_in": None, "trained_items_out": None}
     rows = [
@@ -32,7 +32,12 @@ def table(gains: dict[str, list[float]], error: float = 0.01, queries: int = 400
     ]
     for name, values in gains.items():
         for seed, gain in enumerate(values):
-            of = {"recall_gain": gain, "recall_gain_se": error, "hit_gain": 2 * gain, "hit_gain_se": 2 * error}
+            of = {
+                "gain_recall@10": gain,
+                "gain_recall@10_se": error,
+                "gain_hit@10": 2 * gain,
+                "gain_hit@10_se": 2 * error,
+            }
             of |= {"train_pairs_in": 900, "train_pairs_out": 500}
             of |= {"trained_items_in": 70, "trained_items_out": 60}
             rows.append({"transformation": name, "seed": seed, HIT: 0.4 + 2 * gain, RECALL: 0.3 + gain, **shared, **of})
@@ -60,7 +65,7 @@ def test_the_interval_covers_the_truth() -> None:
         easy_Q = rng.normal(0, 0.3, 400)
         hits = 0.05 + easy_Q + rng.normal(0, 0.4, (3, 400)) + rng.normal(0, 0.015, (3, 1))
         rows = table({"variants": hits.mean(axis=1).tolist()}).with_columns(
-            recall_gain_se=pl.Series([None] * 3 + (hits.std(axis=1, ddof=1) / 20).tolist())
+            **{"gain_recall@10_se": pl.Series([None] * 3 + (hits.std(axis=1, ddof=1) / 20).tolist())}
         )
         found = gains_of(rows).row(0, named=True)
         covered += found["low"] <= 0.05 <= found["high"]

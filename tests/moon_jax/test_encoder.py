@@ -12,8 +12,9 @@ from flax import nnx
 
 from moon_jax.flops import count_flops
 from moon_jax.models.dual import DualEncoder
-from moon_jax.models.encoder import WIDTHS, Encoder, EncoderConfig
+from moon_jax.models.encoder import Encoder, EncoderConfig
 from moon_jax.models.layers import SHALLOW, product
+from moon_jax.models.shapes import WIDTHS
 from moon_jax.weights import load_encoder, save_encoder
 
 CONFIG = EncoderConfig(height=16, width=16, patch=8, vocabulary=64, embedding=16)
@@ -69,7 +70,7 @@ def test_causal_and_bidirectional_attention_differ_as_they_should() -> None:
     """Causal: the first token's state does not see the last token; bidirectional: it does."""
     from moon_jax.models.layers import DecoderBlock
 
-    block = DecoderBlock(64, nnx.Rngs(0))
+    block = DecoderBlock(CONFIG.decoder_shape, nnx.Rngs(0))
     x = jax.random.normal(jax.random.key(0), (1, 6, 64))
     changed = x.at[0, 5].add(1.0)
     lengths = jnp.array([6])
@@ -83,10 +84,10 @@ def test_causal_and_bidirectional_attention_differ_as_they_should() -> None:
 @pytest.mark.parametrize("size", [*WIDTHS])
 def test_parameters_are_counted_exactly(size: str) -> None:
     config = EncoderConfig(size=size, vocabulary=512)
-    w, d, hidden = config.hidden, config.depth, 8 * config.hidden // 3 // 8 * 8
-    kv = 2 * max(1, w // 64) * 32
+    w, d, head = WIDTHS[size], max(2, WIDTHS[size] // 64), 32 if WIDTHS[size] < 768 else 64
+    hidden, kv = 8 * w // 3 // 8 * 8, 2 * (w // head // 2) * head
     vision = d * (4 * w * w + 8 * w * w + 2 * w)
-    decoder = d * (2 * w * w + w * kv + 3 * w * hidden + 2 * w + 2 * 32)
+    decoder = d * (2 * w * w + w * kv + 3 * w * hidden + 2 * w + 2 * head)
     rest = (192 * w + w) + 16 * w + w + (2 * w * w + 2 * w) + (2 * w * w + w) + 512 * w + w + 64 * w
     assert config.parameters() == vision + decoder + rest
 
@@ -100,7 +101,7 @@ def test_encoder_flops_equal_the_formula(encoder: Encoder, shown: tuple) -> None
     graph, params = nnx.split(encoder)
     images, text = shown
     counted = count_flops(lambda p, i, t: nnx.merge(graph, p)(i, t), params, images, text)
-    w, d, batch, patches, words = CONFIG.hidden, CONFIG.depth, 3, 4, 5
+    w, d, batch, patches, words = 64, 2, 3, 4, 5
     kv, hidden, length = 64, 8 * w // 3 // 8 * 8, patches + words
     vision = patches * (d * (2 * 12 * w * w + 4 * patches * w) + 2 * 192 * w + 2 * 4 * w * w)
     decoder = length * d * (2 * (2 * w * w + w * kv + 3 * w * hidden) + 4 * length * w)
@@ -115,7 +116,7 @@ def test_weights_round_trip_and_a_wrong_tensor_is_named(tmp_path, encoder: Encod
     np.testing.assert_array_equal(nnx.merge(graph, loaded)(*shown), encoder(*shown))
     text = (tmp_path / "encoder.json").read_text().replace('"embedding": 16', '"embedding": 8')
     (tmp_path / "encoder.json").write_text(text)
-    with pytest.raises(ValueError, match=r"head.*has shape"):
+    with pytest.raises(ValueError, match=r"head.*of shape \(64, 16\), expected .*\(64, 8\)"):
         load_encoder(tmp_path)
 
 
@@ -137,7 +138,7 @@ def test_impossible_shapes_are_refused(change: dict, message: str) -> None:
 
 def test_a_size_may_be_given_as_width_and_depth() -> None:
     config = EncoderConfig("96x3")
-    assert (config.hidden, config.depth) == (96, 3)
+    assert (config.vision_shape.width, config.decoder_shape.depth) == (96, 3)
     assert config.build(0).vision.blocks.qkv.kernel.shape == (3, 96, 288)
 
 
@@ -262,3 +263,16 @@ def test_recomputing_saves_memory(depth: int) -> None:
         memory[remat] = step.lower(params, images, text).compile().memory_analysis().temp_size_in_bytes
     assert memory["full"] < memory["dots"] < memory["none"]
     assert memory["full"] < 0.6 * memory["none"]
+
+
+def test_the_last_pool_is_the_state_of_the_last_real_token(encoder: Encoder, shown: Shown) -> None:
+    """Causal and read at its end, so what stands before counts and padding does not."""
+    images, text = shown
+    last = replace(CONFIG, pool="last", causal=True).build(0)
+    states, lengths = last.states(images, text, causal=True)
+    assert lengths.tolist() == [4 + 3, 4 + 2, 4 + 5]
+    read = jnp.stack([states[row, length - 1] for row, length in enumerate(lengths)])
+    vectors = read @ last.head.kernel[...]
+    np.testing.assert_allclose(last(images, text), vectors / jnp.linalg.norm(vectors, axis=1, keepdims=True), atol=1e-5)
+    with pytest.raises(ValueError, match="pool: the dual backbone has the mean alone"):
+        replace(DUAL, pool="last")

@@ -80,7 +80,7 @@ class Listed:
     def __init__(self, pairs: np.ndarray):
         self.pairs = pairs
 
-    def pairs_of(self, search: str, split: str) -> np.ndarray:
+    def pairs_of(self, search: str, split: str, actions: tuple[str, ...] = ()) -> np.ndarray:
         assert split == "train"
         return self.pairs
 

@@ -27,6 +27,7 @@ from moon_jax.data.processing import (
     process_dataset,
 )
 from moon_jax.stages.contrast import ContrastConfig, contrast
+from moon_jax.stages.embed import SHARES
 from moon_jax.stages.prepare import PrepareConfig, prepare
 from moon_jax.stages.process import ProcessConfig, process
 from sweeps import DataFile, Step
@@ -218,12 +219,11 @@ def test_contrast_is_paired_and_refuses_another_test_set(prepared_folder: Path, 
     hits = recalls > 0
     for name, hit, recall in zip(("ours", "theirs"), hits, recalls, strict=True):
         (tmp_path / name).mkdir()
-        np.save(tmp_path / name / "image_hits.npy", hit)
-        np.save(tmp_path / name / "image_recall.npy", recall)
+        np.savez(tmp_path / name / SHARES, **{"hit@10": hit.astype(np.float32), "recall@10": recall})
     inputs = {"embed": tmp_path / "ours", "baseline": tmp_path / "theirs"}
     inputs |= {"prepare": prepared_folder, "baseline_prepare": prepared_folder}
     found = contrast(ContrastConfig(), files={}, inputs=inputs, folder=tmp_path, report=silent)
-    for name, (ours, theirs) in {"hit_gain": hits.astype(float), "recall_gain": recalls.astype(float)}.items():
+    for name, (ours, theirs) in {"gain_hit@10": hits.astype(float), "gain_recall@10": recalls.astype(float)}.items():
         apart = ours - theirs
         assert found[name] == pytest.approx(apart.mean())
         assert found[f"{name}_se"] == pytest.approx(apart.std(ddof=1) / len(apart) ** 0.5)

@@ -16,7 +16,7 @@ from moon_jax.data.forms import parse_form
 from moon_jax.data.loading import Prepared
 from moon_jax.models.encoder import EncoderConfig
 from moon_jax.stages.contrastive_step import graph_of, initial_parameters
-from moon_jax.stages.embed import EmbedConfig, Search, embed
+from moon_jax.stages.embed import SHARES, EmbedConfig, Search, embed
 from moon_jax.stages.floors import FloorsConfig, chance, floors
 from moon_jax.stages.prepare import PrepareConfig, prepare, twins
 from moon_jax.thumbnails import colour_histograms, thumbnails
@@ -85,7 +85,7 @@ def test_search_metrics_equal_a_count_by_hand(
     graph, params, folder = encoder
     home = request.getfixturevalue(catalogue)
     prepared = Prepared(home)
-    config = EmbedConfig(SEARCHES, ("image", "text"))
+    config = EmbedConfig(SEARCHES, ("image", "text"), dims=(4, 16))
     measured = embed(config, files={}, inputs={"prepare": home, "posttrain": folder}, folder=tmp_path, report=silent)
     see = jax.jit(lambda pixels, text: nnx.merge(graph, params)(pixels, text))
     items = np.asarray(see(prepared.item_images, prepared.item_text))
@@ -99,10 +99,15 @@ def test_search_metrics_equal_a_count_by_hand(
             queries[:] = see(None, prepared.query_text)
         for name, value in by_hand(prepared, search, 2, queries, items, nobody).items():
             assert measured[f"{search}_{name}"] == pytest.approx(value, abs=1e-12), (search, name)
+        beginnings = (v[:, :4] / np.linalg.norm(v[:, :4], axis=1, keepdims=True) for v in (queries + 1e-30, items))
+        for name, value in by_hand(prepared, search, 2, *beginnings, nobody).items():
+            if name.startswith("recall"):
+                assert measured[f"{search}_{name}_d4"] == pytest.approx(value, abs=1e-7), (search, name)
+                assert measured[f"{search}_{name}_d16"] == pytest.approx(measured[f"{search}_{name}"], abs=1e-7)
         valid = by_hand(prepared, search, 1, queries, items, nobody)
         assert measured[f"valid_{search}_recall@10"] == pytest.approx(valid["recall@10"], abs=1e-12)
         if search == "image":
-            recall_Q, hit_Q = (np.load(tmp_path / f"image_{of}.npy") for of in ("recall", "hits"))
+            recall_Q, hit_Q = np.load(tmp_path / SHARES)["recall@10"], np.load(tmp_path / "image_hits.npy")
             assert (recall_Q.dtype, hit_Q.dtype) == (np.float32, np.bool_)
             assert recall_Q.mean(dtype=np.float64) == pytest.approx(measured["image_recall@10"], abs=1e-7)
             assert hit_Q.mean() == pytest.approx(measured["image_hit@10"])
