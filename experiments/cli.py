@@ -14,6 +14,7 @@ from experiments.commands.compute import AllocateCommand, EquivalentCommand, Iso
 from experiments.commands.data import DataCommand, DataCommands
 from experiments.commands.laws import ExchangeCommand, FitCommand, LawsCommand
 from experiments.commands.runs import (
+    EmbedCommand,
     ExportCommand,
     GcCommand,
     PlanCommand,
@@ -30,6 +31,7 @@ Command = (
     | Annotated[ReportCommand, subcommand("report")]
     | Annotated[WorkerCommand, subcommand("worker")]
     | Annotated[GcCommand, subcommand("gc")]
+    | Annotated[EmbedCommand, subcommand("embed")]
     | Annotated[ExportCommand, subcommand("export")]
     | Annotated[FitCommand, subcommand("fit")]
     | Annotated[LawsCommand, subcommand("laws")]

@@ -16,7 +16,18 @@ if TYPE_CHECKING:
 
     from sweeps import Cell
 
-QUESTIONS = ("training_tokens", "negatives", "sequence_length", "exchange_rate", "pixel_floor", "processing")
+QUESTIONS = (
+    "training_tokens",
+    "negatives",
+    "sequence_length",
+    "exchange_rate",
+    "pixel_floor",
+    "processing",
+    "pretraining",
+    "ablations",
+    "embedding",
+    "size_ladder",
+)
 ALL = QUESTIONS[:4]
 
 
@@ -47,13 +58,14 @@ class Question:
     """A file of `experiments/`, or a user's own: its docstring is the hypothesis.
 
     `cells(preset, data)` raises QuestionError where the data lacks what the question needs. One that can branch its budgets
-    off a trunk takes `trunk=True` besides.
+    off a trunk takes `trunk=True` besides. `read(results)` may take `folder_of` besides, name of a step -> its
+    folder: for what is no number.
     """
 
     name: str
     hypothesis: str
     cells: "Callable[..., list[Cell]]"
-    read: "Callable[[pl.DataFrame], Reading]"
+    read: "Callable[..., Reading]"
 
 
 def load_question(name: str) -> Question:

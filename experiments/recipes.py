@@ -3,10 +3,14 @@
 import contextlib
 import io
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from moon_jax.data.contract import DataError, Dataset
 from moon_jax.data.forms import SEARCHES, Form, parse_form
+from moon_jax.models.encoder import EncoderConfig
+
+if TYPE_CHECKING:
+    from sweeps import Step
 
 PRESETS = {
     "smoke": "seconds, for tests: shows that everything runs, the figures mean nothing",
@@ -34,8 +38,13 @@ class Recipe:
         own_weight: share of batches that pair items with their own augmented photo, beside a search's weight of 1; where
             the first search shows a photo on both sides.
         augment_items: augment the photos of items, too, not only those of queries.
+        sizes: rungs of the ladder question, smallest first, and the tokens of its runs.
+        pretrain_tokens: budgets of pretraining; others take the largest. questions: whether texts are tokenised for
+            questions about products, which pretraining needs.
         rich_length: tokens of an item's rich text (category and attributes); 0 where a question shows none.
         ablation_tokens: post-training tokens of each ablated system, both stages together.
+        resample: how images are resized. adopted: the step that adopts open weights, where training begins from
+            some; shape: the encoder that they make; frozen: parts of it that stand still.
         images: "decoded" once, or kept "encoded" where their pixels would not fit on the disk (`PrepareConfig`).
     """
 
@@ -61,9 +70,17 @@ class Recipe:
     own_weight: float = 0.0
     augment_items: bool = False
     dtype: str = "float32"
+    resample: Literal["bilinear", "bicubic"] = "bilinear"
+    adopted: "Step | None" = None
+    shape: EncoderConfig | None = None
+    frozen: tuple[str, ...] = ()
     images: Literal["decoded", "encoded"] = "decoded"
     queues: tuple[int, ...] = (4, 16)
     hard: tuple[int, ...] = (1, 4)
+    sizes: tuple[str, ...] = ("nano", "micro", "tiny")
+    ladder_tokens: int = 120_000
+    pretrain_tokens: tuple[int, ...] = (60_000, 240_000, 960_000)
+    questions: bool = False
     rich_length: int = 0
     ablation_tokens: int = 120_000
 
@@ -102,6 +119,8 @@ _PHOTOS = replace(
     budgets=(100_000, 250_000, 600_000, 1_200_000, 3_000_000),
     negatives_tokens=600_000,
     ablation_tokens=600_000,
+    pretrain_tokens=(300_000, 1_000_000, 3_000_000),
+    ladder_tokens=250_000,
     examples=80_000,
     lengths=(1, 4, 16, 64, 256),
     version_budgets=(30_000, 100_000, 300_000, 900_000),
@@ -117,6 +136,9 @@ _SMOKE = {
     "negatives": (1, 3, 7, 15),
     "negatives_tokens": 3_000,
     "ablation_tokens": 6_000,
+    "pretrain_tokens": (3_000, 6_000),
+    "sizes": ("nano", "micro"),
+    "ladder_tokens": 1_500,
     "queues": (2,),
     "hard": (1,),
     "lengths": (1, 4, 16),
@@ -137,6 +159,9 @@ _GPU = {
     "negatives": (1, 7, 31, 127, 511, 1023),
     "negatives_tokens": 10_000_000,
     "ablation_tokens": 30_000_000,
+    "pretrain_tokens": (3_000_000, 30_000_000),
+    "sizes": ("nano", "micro", "tiny", "small", "base"),
+    "ladder_tokens": 10_000_000,
     "queues": (8, 32, 128),
     "hard": (1, 4, 16),
     "examples": 400_000,
@@ -150,6 +175,9 @@ _PAPER = {
     "negatives": (1, 7, 63, 511, 2047, 8191),
     "negatives_tokens": 10**10,
     "ablation_tokens": 10**10,
+    "pretrain_tokens": (10**9, 10**10),
+    "sizes": ("nano", "micro", "tiny", "small", "base", "large", "1b"),
+    "ladder_tokens": 10**9,
     "lengths": (16, 64, 256, 1024, 4096),
     "examples": 100_000_000,
     "version_budgets": (10**8, 10**9, 10**10, 10**11),

@@ -225,14 +225,17 @@ class Tables:
         self._finished, self._next = len(now.finished), time.monotonic() + self.EVERY
 
 
-def reading_of(question: Question, table: "pl.DataFrame") -> Reading:
-    """What the question says of its finished cells; failed ones stand among the weak points."""
+def reading_of(question: Question, table: "pl.DataFrame", out: Path) -> Reading:
+    """What the question says of its finished cells in the folder `out`; failed ones stand among the weak points."""
     import polars as pl
 
     done = table.filter(pl.col("status") == "done")
     if done.is_empty():
         raise QuestionError(f"{question.name}: no cell has finished; see `moon status`")
-    reading = question.read(done)
+    from sweeps import Ledger
+
+    looks = "folder_of" in signature(question.read).parameters
+    reading = question.read(done, **({"folder_of": Ledger(out, create=False).folder} if looks else {}))
     for status, count in table.filter(pl.col("status") != "done").group_by("status").len().iter_rows():
         reading.weak.insert(0, f"{count} of {table.height} cells are {status} and take no part.")
     return reading

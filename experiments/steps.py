@@ -1,6 +1,8 @@
 """Steps of the questions: which function, which version, which files, which needs. Versions are raised here."""
 
+from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from experiments.recipes import Recipe
@@ -8,6 +10,8 @@ from moon_jax.data.contract import Dataset
 from moon_jax.data.forms import OWN, Form
 from moon_jax.data.processing import Transformation
 from moon_jax.models.encoder import EncoderConfig
+from moon_jax.stages.adopt import AdoptConfig
+from moon_jax.stages.answers import AnswersConfig
 from moon_jax.stages.application import ApplicationConfig
 from moon_jax.stages.compare import CompareConfig
 from moon_jax.stages.contrast import ContrastConfig
@@ -15,12 +19,16 @@ from moon_jax.stages.embed import EmbedConfig
 from moon_jax.stages.floors import ClearanceConfig, FloorsConfig
 from moon_jax.stages.posttrain import PosttrainConfig, TrunkConfig
 from moon_jax.stages.prepare import PrepareConfig
+from moon_jax.stages.pretrain import PretrainConfig
 from moon_jax.stages.process import ProcessConfig, RepresentConfig
 from sweeps import DataFile, Step
 
 VERSIONS = {
     "prepare": 2,
+    "adopt": 1,
     "floors": 2,
+    "pretrain": 1,
+    "answers": 1,
     "posttrain": 3,
     "trunk": 2,
     "embed": 4,
@@ -32,6 +40,8 @@ VERSIONS = {
     "contrast": 3,
 }
 
+PRETRAIN_RATE = 3.0  # times that of post-training: `moon run pretraining` tries a third and three times it
+
 
 def _step(stage: str, config: object, *, files: dict[str, DataFile] | None = None, **needs: Step) -> Step:
     return Step(f"moon_jax.stages.{stage}:{stage}", VERSIONS[stage], config, files=files or {}, needs=needs)
@@ -41,8 +51,20 @@ def _files(dataset: Dataset, *names: str) -> dict[str, DataFile]:
     return {name: DataFile(dataset.path(name), dataset.digests[name]) for name in names}
 
 
+def adopt(
+    recipe: Recipe, *, vision: Path | None, language: Path | None, digest: Callable[[Path], str], seed: int = 0
+) -> Step:
+    """Open weights to begin from: folders of a SigLIP model, of a Qwen3 model, or of both, which go by their digest."""
+    given = {name: folder for name, folder in (("vision", vision), ("language", language)) if folder is not None}
+    files = {name: DataFile(folder.resolve(), digest(folder)) for name, folder in given.items()}
+    return _step("adopt", AdoptConfig(encoder(recipe), seed), files=files)
+
+
 def prepare(dataset: Dataset, recipe: Recipe, processed: Step | None = None) -> Step:
-    """The arrays of a dataset, or of its tables as a process step left them, with the same tokenizer then."""
+    """The arrays of a dataset, or of its tables as a process step left them, with the same tokenizer then.
+
+    Where the recipe begins from adopted weights with a tokenizer, that one is taken.
+    """
     config = PrepareConfig(
         recipe.height,
         recipe.width,
@@ -50,11 +72,14 @@ def prepare(dataset: Dataset, recipe: Recipe, processed: Step | None = None) -> 
         recipe.vocabulary,
         recipe.images,
         rich_length=recipe.rich_length,
+        questions=recipe.questions,
+        resample=recipe.resample,
     )
     if processed is not None:
         return _step("prepare", config, process=processed, tokenizer=prepare(dataset, recipe))
+    words = {} if recipe.adopted is None or "language" not in recipe.adopted.files else {"tokenizer": recipe.adopted}
     hard = ("hard_negatives",) if dataset.has("hard_negatives") else ()
-    return _step("prepare", config, files=_files(dataset, "items", "queries", "pairs", *hard))
+    return _step("prepare", config, files=_files(dataset, "items", "queries", "pairs", *hard), **words)
 
 
 def process(dataset: Dataset, *transformations: Transformation, vectors: Step | None = None) -> Step:
@@ -88,6 +113,8 @@ def clearance(dataset: Dataset, recipe: Recipe, embedded: Step) -> Step:
 
 def encoder(recipe: Recipe, **changes: Any) -> EncoderConfig:
     """The recipe's encoder; `changes` are further fields of `EncoderConfig` (backbone, causal, pool)."""
+    if recipe.shape is not None:
+        return replace(recipe.shape, **changes)
     return EncoderConfig(
         size=recipe.size,
         height=recipe.height,
@@ -98,6 +125,31 @@ def encoder(recipe: Recipe, **changes: Any) -> EncoderConfig:
         dtype=recipe.dtype,
         **changes,
     )
+
+
+def pretrain(dataset: Dataset, recipe: Recipe, *, tokens: int, seed: int, lr: float = 1.0, **changes: Any) -> Step:
+    """A pretraining run on the catalogue's questions; `lr` multiplies three times the recipe's rate.
+
+    `changes` are further fields of `PretrainConfig`.
+    """
+    recipe = replace(recipe, questions=True)
+    config = PretrainConfig(
+        encoder=encoder(recipe),
+        tokens=tokens,
+        batch=recipe.batch,
+        peak_lr=PRETRAIN_RATE * recipe.lr * lr,
+        frozen=recipe.frozen,
+        seed=seed,
+        **changes,
+    )
+    begin = {} if recipe.adopted is None else {"begin": recipe.adopted}
+    return _step("pretrain", config, files=_files(dataset, "items"), prepare=prepare(dataset, recipe), **begin)
+
+
+def answers(dataset: Dataset, run: Step, **changes: Any) -> Step:
+    """What a pretraining run says about products that it has not seen."""
+    config = AnswersConfig(**changes)
+    return _step("answers", config, files=_files(dataset, "items"), prepare=run.needs["prepare"], pretrain=run)
 
 
 def posttrain(
@@ -119,8 +171,9 @@ def posttrain(
 
     0 tokens is the untrained encoder. With `branches` (token budgets) the run is a branch of the trunk that all these
     budgets share: constant rate, and a decay of its own over the last fifth. It starts from the weights of `begin`
-    (pretraining, an earlier post-training) where one is given. `shape` is another encoder than the recipe's. `changes`
-    are further fields of `PosttrainConfig` (queue, hard_negatives, loss, ...).
+    (pretraining, an earlier post-training) where one is given, else from open weights where the recipe adopts some.
+    `shape` is another encoder than the recipe's. `changes` are further fields of `PosttrainConfig` (queue,
+    hard_negatives, loss, ...).
     """
     if num_negatives == recipe.batch - 1:
         num_negatives = None  # all there are: the same run as that of other questions
@@ -134,10 +187,13 @@ def posttrain(
         num_negatives=num_negatives,
         peak_lr=recipe.lr * lr,
         augment_items=recipe.augment_items,
+        frozen=recipe.frozen,
         seed=seed,
         **changes,
     )
-    needs: dict[str, Any] = {"prepare": prepare(dataset, recipe, processed), **({} if begin is None else {"begin": begin})}
+    needs: dict[str, Any] = {"prepare": prepare(dataset, recipe, processed)}
+    if (start := begin or recipe.adopted) is not None:
+        needs["begin"] = start
     if not branches or not tokens:
         return _step("posttrain", config, **needs)
     # The warm-up of the smallest branch is that of all; the trunk's own budget is none.

@@ -14,8 +14,8 @@ QuestionName = Positional[
         str,
         arg(
             metavar="QUESTION",
-            help="training_tokens, negatives, sequence_length, exchange_rate, pixel_floor, processing, published_laws, all, "
-            "or a .py file",
+            help="training_tokens, negatives, sequence_length, exchange_rate, pixel_floor, processing, pretraining, ablations, "
+            "embedding, size_ladder, published_laws, all, or a .py file",
         ),
     ]
 ]
@@ -84,48 +84,120 @@ class RunCommand:
     """Token budgets branch off one trunk of constant rate (WSD) instead of running each by itself: cheaper, one run a seed."""
 
     def __call__(self) -> int:
+        from experiments import running
+
         if self.question == "published_laws":  # published numbers beside ours: nothing is trained
             from experiments import published_laws
 
             published_laws.run(self.data, self.out, say)
             return DONE
-        from experiments import running
-        from sweeps import Ledger, run_local
-        from sweeps.progress import view
-
         questions = running.questions_for(self.question)
-        dataset = running.open_data(self.data, self.preset, say)
-        ledger = Ledger(self.out)
-        running.require_sound_once(dataset, self.out)
-        planned = running.cells_of(questions, self.preset, dataset, say, trunk=self.trunk)
-        for name in planned:
-            running.refuse_other_data(self.out, name, dataset)
-        running.settle_stale(ledger, planned, self.stale)
-        for name, cells in planned.items():
-            ledger.write_plan(name, cells)
-            running.save_about(self.out, name, dataset, self.preset)
-        tables = running.Tables(ledger, planned)
-        with view() as on_tick:
-            snapshot = run_local(
-                ledger,
-                list(planned),
-                workers=default_workers() if self.workers is None else self.workers,
-                env=running.worker_environment() | running.engine_environment(self.engine),
-                on_tick=tables.beside(on_tick),
-            )
-        failed = running.failures(snapshot) > 0
-        unread = 0
-        for question in questions:
-            if question.name not in planned:
-                continue
-            try:
-                answer(self.out, question.name, question, planned[question.name])
-            except ValueError as error:  # the other questions can still be read
-                if not is_users(error):
-                    raise
-                unread += 1
-                say(f"\n{question.name.replace('_', ' ')}\n  no answer: {error}")
-        return SOME_FAILED if failed else BAD_INPUT if unread else DONE
+        return run_questions(
+            questions, self.preset, self.data, self.out, self.workers, self.stale, self.engine, self.trunk
+        )
+
+
+def run_questions(  # type: ignore[no-untyped-def]
+    questions,
+    preset: str,
+    data: Path | None,
+    out: Path,
+    workers: int | None,
+    stale: Literal["keep", "rerun"] | None,
+    engine: str,
+    trunk: bool = False,
+) -> int:
+    """Plans the questions, runs what is not done, reads the results and writes the reports; returns the exit code."""
+    from experiments import running
+    from sweeps import Ledger, run_local
+    from sweeps.progress import view
+
+    dataset = running.open_data(data, preset, say)
+    ledger = Ledger(out)
+    running.require_sound_once(dataset, out)
+    planned = running.cells_of(questions, preset, dataset, say, trunk=trunk)
+    for name in planned:
+        running.refuse_other_data(out, name, dataset)
+    running.settle_stale(ledger, planned, stale)
+    for name, cells in planned.items():
+        ledger.write_plan(name, cells)
+        running.save_about(out, name, dataset, preset)
+    tables = running.Tables(ledger, planned)
+    with view() as on_tick:
+        snapshot = run_local(
+            ledger,
+            list(planned),
+            workers=default_workers() if workers is None else workers,
+            env=running.worker_environment() | running.engine_environment(engine),
+            on_tick=tables.beside(on_tick),
+        )
+    failed = running.failures(snapshot) > 0
+    unread = 0
+    for question in questions:
+        if question.name not in planned:
+            continue
+        try:
+            answer(out, question.name, question, planned[question.name])
+        except ValueError as error:  # the other questions can still be read
+            if not is_users(error):
+                raise
+            unread += 1
+            say(f"\n{question.name.replace('_', ' ')}\n  no answer: {error}")
+    return SOME_FAILED if failed else BAD_INPUT if unread else DONE
+
+
+@dataclass
+class EmbedCommand:
+    """Train an encoder on a catalogue with the whole paradigm and embed its items: `moon run embedding`, with a budget of
+    your own and open weights to begin from.
+
+    Examples: moon embed data/shop
+              moon embed data/shop --tokens 3000000 --to shop-vectors --dim 64 --int8
+              moon embed data/shop --vision SIGLIP_DIR --language QWEN3_DIR --freeze vision
+    """
+
+    data: Positional[Annotated[Path, arg(metavar="DIR")]]
+    """A contract directory; `moon data import table` makes one of your CSV and images."""
+    to: Path | None = None
+    """A new folder for vectors, weights, tokenizer and card; `moon export` does it later, too."""
+    tokens: int | None = None
+    """Post-training tokens; the preset's largest budget if left out."""
+    vision: Path | None = None
+    """Folder of a SigLIP or SigLIP 2 model to begin from (config.json, *.safetensors)."""
+    language: Path | None = None
+    """Folder of a Qwen3 model to begin from (config.json, *.safetensors, tokenizer.json)."""
+    freeze: tuple[Literal["vision", "projector", "tokens", "decoder"], ...] = ()
+    """Parts that keep the weights that they begin with."""
+    dim: int | None = None
+    """As of `moon export`."""
+    int8: bool = False
+    """As of `moon export`."""
+    preset: str = "demo"
+    out: Path = OUT
+    workers: int | None = None
+    stale: Literal["keep", "rerun"] | None = None
+    engine: str = ""
+
+    def __call__(self) -> int:
+        import functools
+        from dataclasses import replace
+
+        from experiments.exporting import export, require_new
+        from experiments.question import load_question
+        from sweeps import Ledger
+
+        if self.to is not None:
+            require_new(self.to)
+        question = load_question("embedding")
+        asked = {"tokens": self.tokens, "vision": self.vision, "language": self.language, "freeze": self.freeze}
+        question = replace(question, cells=functools.partial(question.cells, **asked))
+        code = run_questions([question], self.preset, self.data, self.out, self.workers, self.stale, self.engine)
+        if code == DONE and self.to is not None:
+            cell = Ledger(self.out, create=False).read_plan(question.name).cells[0]
+            step = cell.steps["embed"]
+            folder = self.out / "steps" / (step if isinstance(step, str) else step.name)
+            say(f"exported to {export(folder, self.to, dim=self.dim, int8=self.int8)}")
+        return code
 
 
 @dataclass
@@ -216,18 +288,25 @@ class GcCommand:
 
 @dataclass
 class ExportCommand:
-    """Copy an encoder out of a finished step: weights (safetensors), config and tokenizer.
+    """Take an encoder out of a finished step: weights (safetensors), config, tokenizer and card; of an embed step the vectors
+    of all items besides, as `embeddings.parquet`.
 
-    Example: moon export runs/steps/posttrain-0a1b2c3d4e5f --to my-encoder
+    Examples: moon export runs/steps/posttrain-0a1b2c3d4e5f --to my-encoder
+              moon export runs/steps/embed-5e4d3c2b1a0f --to my-vectors --dim 64 --int8
     """
 
     step: Positional[Annotated[Path, arg(metavar="STEP_DIR")]]
     to: Path
+    """A new folder; `moon_jax.inference.load` reads it."""
+    dim: int | None = None
+    """Keep the first so many dimensions of each vector, at unit length again (Matryoshka)."""
+    int8: bool = False
+    """Vectors as int8 with a scale each, instead of float16."""
 
     def __call__(self) -> int:
         from experiments.exporting import export
 
-        print(f"exported to {export(self.step, self.to)}")
+        print(f"exported to {export(self.step, self.to, dim=self.dim, int8=self.int8)}")
         return DONE
 
 
@@ -249,7 +328,7 @@ def answer(out: Path, name: str, question, cells) -> None:  # type: ignore[no-un
     from sweeps import Ledger
 
     table = running.collect(Ledger(out, create=False), name, cells)
-    reading = running.reading_of(question, table)
+    reading = running.reading_of(question, table, out)
     path = running.write_reading(out, question, reading, table, running.load_about(out, name))
     say(f"\n{name.replace('_', ' ')}")
     for sentence in reading.answer:

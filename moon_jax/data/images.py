@@ -44,7 +44,7 @@ class EncodedImages:
         facts = json.loads((folder / "store.json").read_text())
         self.places_Nx3: Array = np.load(folder / "places.npy", mmap_mode="r", allow_pickle=False)
         self.shape = (len(self.places_Nx3), facts["height"], facts["width"], 3)
-        self._table = facts["table"]
+        self._table, self._resample = facts["table"], facts.get("resample", "bilinear")
         self._shards = [os.open(_shard(folder, number), os.O_RDONLY) for number in range(facts["shards"])]
         weakref.finalize(self, _close, self._shards)
 
@@ -71,14 +71,20 @@ class EncodedImages:
         if not size:
             return decode_image(None, height, width)
         try:
-            return decode_image(os.pread(self._shards[shard], size, start), height, width)
+            return decode_image(os.pread(self._shards[shard], size, start), height, width, self._resample)
         except DataError as error:
             row = int(np.flatnonzero((self.places_Nx3 == (shard, start, size)).all(axis=1))[0])
             raise DataError(f"{self._table}.parquet, image {row}: {error}; it was whole once: prepare anew") from None
 
 
 def write_images(
-    folder: Path, blocks: Iterable[Sequence[bytes | None]], *, height: int, width: int, table: str
+    folder: Path,
+    blocks: Iterable[Sequence[bytes | None]],
+    *,
+    height: int,
+    width: int,
+    table: str,
+    resample: str = "bilinear",
 ) -> None:
     """Writes a store of images as they come, whole shards first and the index last.
 
@@ -96,12 +102,18 @@ def write_images(
             places.append((shard, end, len(encoded)))
             end += len(encoded)
     np.save(folder / "places.npy", np.array(places, np.int64).reshape(-1, 3))
-    facts = {"table": table, "height": height, "width": width, "shards": shard + 1 if places else 0}
+    facts = {
+        "table": table,
+        "height": height,
+        "width": width,
+        "resample": resample,
+        "shards": shard + 1 if places else 0,
+    }
     (folder / "store.json").write_text(json.dumps(facts))
 
 
-def decode_image(encoded: bytes | None, height: int, width: int) -> Array:
-    """uint8 height x width x 3, resized by PIL (bilinear over areas); mid-grey for None, "nothing to see".
+def decode_image(encoded: bytes | None, height: int, width: int, resample: str = "bilinear") -> Array:
+    """uint8 height x width x 3, resized by PIL ("bilinear" or "bicubic", over areas); mid-grey for None, "nothing to see".
 
     Raises DataError with the reason for bytes that are no JPEG, PNG or WebP of at most MAX_PIXELS.
     """
@@ -113,7 +125,7 @@ def decode_image(encoded: bytes | None, height: int, width: int) -> Array:
         with Image.open(io.BytesIO(encoded), formats=FORMATS) as image:
             if image.width * image.height > MAX_PIXELS:  # by its header, before anything is decoded
                 raise DataError(f"of {image.width} x {image.height} pixels is oversized")
-            resized = image.convert("RGB").resize((width, height), Image.Resampling.BILINEAR)
+            resized = image.convert("RGB").resize((width, height), Image.Resampling[resample.upper()])
     except DataError:
         raise
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):

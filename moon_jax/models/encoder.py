@@ -144,10 +144,17 @@ class Encoder(nnx.Module):
         self, images_BxHxWx3: Array | None, text_BxT: Array | None, *, causal: bool, remat: str = "none"
     ) -> tuple[Array, Array]:
         """(the last layer's normed states, B x S x W, image tokens first and padding last; int32 B, how many are real)."""
+        seen_BxPxW = None if images_BxHxWx3 is None else self.see(images_BxHxWx3, remat)
+        return self.join(seen_BxPxW, text_BxT, causal=causal, remat=remat)
+
+    def join(
+        self, seen_BxPxW: Array | None, text_BxT: Array | None, *, causal: bool, remat: str = "none"
+    ) -> tuple[Array, Array]:
+        """`states` of photos that were seen already (`see`)."""
         parts, lengths = [], []
-        if images_BxHxWx3 is not None:
-            parts.append(self.see(images_BxHxWx3, remat))
-            lengths.append(jnp.full((images_BxHxWx3.shape[0],), self.config.patches, jnp.int32))
+        if seen_BxPxW is not None:
+            parts.append(seen_BxPxW)
+            lengths.append(jnp.full((seen_BxPxW.shape[0],), self.config.patches, jnp.int32))
         if text_BxT is not None:
             parts.append(self.tokens(text_BxT).astype(self.config.dtype))
             lengths.append(jnp.sum(text_BxT != 0, axis=1, dtype=jnp.int32))

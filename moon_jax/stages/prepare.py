@@ -13,6 +13,8 @@ from moon_jax.data.contract import DataError, read_table
 from moon_jax.data.forms import ACTIONS, SEARCHES
 from moon_jax.data.images import decode_image, decoding_threads, write_images
 from moon_jax.data.loading import SPLITS, Prepared
+from moon_jax.data.questions import corpus as question_corpus
+from moon_jax.data.questions import products_of
 from moon_jax.data.tables import batches, count_rows, read_schema
 from moon_jax.thumbnails import TWIN_COSINE, thumbnails
 
@@ -21,6 +23,7 @@ if TYPE_CHECKING:
 
 Array = np.ndarray
 TABLES = ("items", "queries", "pairs")
+END = "[END]"  # of an answer
 _ACTION = {action: number for number, action in enumerate(ACTIONS)}
 
 
@@ -30,7 +33,8 @@ class PrepareConfig:
 
     images: "decoded" once, or left "encoded" and decoded whenever they are read, bit by bit the same: slower, for
     catalogues whose decoded images would not fit on the disk. rich_length: tokens of an item's rich text (category and
-    attributes); 0 for none.
+    attributes); 0 for none. questions: the tokenizer knows questions about products (`data.questions`), ends words and
+    answers visibly, so that what a model says can be read. resample: how images are resized; open weights say it.
     """
 
     height: int = 32
@@ -39,6 +43,8 @@ class PrepareConfig:
     vocabulary: int = 1024
     images: Literal["decoded", "encoded"] = field(default="decoded", metadata={"added": True})
     rich_length: int = field(default=0, metadata={"added": True})
+    questions: bool = field(default=False, metadata={"added": True})
+    resample: Literal["bilinear", "bicubic"] = field(default="bilinear", metadata={"added": True})
 
 
 def prepare(
@@ -52,8 +58,8 @@ def prepare(
     """Step function: items, queries, pairs -> the arrays of `data.loading.Prepared` and `tokenizer.json`.
 
     The tables are those of the step that is the input "process" where there is one, else the declared files: items,
-    queries, pairs and, where there are any, hard_negatives. With an earlier prepare step as input "tokenizer" texts are
-    tokenised as there, so that an encoder may go from the one to the other.
+    queries, pairs and, where there are any, hard_negatives. With an earlier step that left a tokenizer (prepare, adopt) as
+    input "tokenizer" texts are tokenised as there, so that an encoder may go from the one to the other.
 
     Raises:
         DataError: an image does not decode or is oversized (file and row are named), or the disk has no room.
@@ -83,9 +89,12 @@ def prepare(
     corpus += [t for row, t in enumerate(texts) if row not in held_queries]
     rich = rich_texts(items) if config.rich_length else []
     corpus += [t for row, t in enumerate(rich) if row not in held_items]
-    tokenizer = (
-        known_tokenizer(inputs["tokenizer"]) if "tokenizer" in inputs else train_tokenizer(corpus, config.vocabulary)
-    )
+    if config.questions:
+        corpus += question_corpus([p for row, p in enumerate(products_of(items)) if row not in held_items])
+    if "tokenizer" in inputs:
+        tokenizer = known_tokenizer(inputs["tokenizer"])
+    else:
+        tokenizer = train_tokenizer(corpus, config.vocabulary, answers=config.questions)
     tokenizer.save(str(folder / "tokenizer.json"))
 
     worded = queries["text"].is_not_null().to_numpy()
@@ -197,7 +206,14 @@ class _Decoder:
         blocks = self._blocks(file, table)
         if self.config.images == "encoded":
             encoded = (block for block, _ in blocks)
-            write_images(self.folder / name, encoded, height=height, width=width, table=table)
+            write_images(
+                self.folder / name,
+                encoded,
+                height=height,
+                width=width,
+                table=table,
+                resample=self.config.resample,
+            )
             return
         path, shape = self.folder / f"{name}.npy", (count, height, width, 3)
         if not count:
@@ -216,7 +232,7 @@ class _Decoder:
 
         def decode(encoded: bytes | None, row: int) -> Array:
             try:
-                return decode_image(encoded, self.config.height, self.config.width)
+                return decode_image(encoded, self.config.height, self.config.width, self.config.resample)
             except DataError as error:
                 raise DataError(f"{table}.parquet, row {row}: image {error}; run `moon data check`") from None
 
@@ -248,15 +264,22 @@ def known_tokenizer(folder: Path) -> Any:
     return Tokenizer.from_file(str(folder / "tokenizer.json"))
 
 
-def train_tokenizer(texts: list[str], vocabulary: int) -> Any:
-    """A lower-cased byte-pair encoder (`tokenizers`); id 0 is padding, 1 unknown. Deterministic for a given corpus."""
-    from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
+def train_tokenizer(texts: list[str], vocabulary: int, *, answers: bool = False) -> Any:
+    """A lower-cased byte-pair encoder (`tokenizers`); id 0 is padding, 1 unknown. Deterministic for a given corpus.
 
-    tokenizer = Tokenizer(models.BPE(unk_token="[UNK]"))
+    answers: id 2 ends an answer, and tokens that end a word say so: what is decoded has its spaces.
+    """
+    from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
+
+    suffix: dict[str, Any] = {"end_of_word_suffix": "</w>"} if answers else {}
+    tokenizer = Tokenizer(models.BPE(unk_token="[UNK]", **suffix))
     tokenizer.normalizer = normalizers.Sequence([normalizers.NFKC(), normalizers.Lowercase()])
     tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
-    trainer = trainers.BpeTrainer(vocab_size=vocabulary, special_tokens=["[PAD]", "[UNK]"], show_progress=False)
+    special = ["[PAD]", "[UNK]", *([END] if answers else [])]
+    trainer = trainers.BpeTrainer(vocab_size=vocabulary, special_tokens=special, show_progress=False, **suffix)
     tokenizer.train_from_iterator(texts, trainer)
+    if answers:
+        tokenizer.decoder = decoders.BPEDecoder(suffix="</w>")
     return tokenizer
 
 

@@ -1,0 +1,234 @@
+"""Which of MOON's choices help image search at this scale?
+
+Hypothesis: each choice of the paper's paradigm (a generative backbone, pretraining on product questions, bidirectional
+attention, mean pooling, two stages of post-training, hard negatives, a queue, nested widths) raises image-search recall by
+itself: taken out of the whole system alone, at the same number of post-training tokens, recall falls. Refuted, one by one,
+where the interval of the paired difference includes 0; one above 0 says that the system is better without it.
+"""
+
+import math
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from analysis.axes import frame
+from analysis.figures import BLUE, GREY, VERMILLION, new_figure
+from experiments import steps
+from experiments.paradigm import WHOLE, described, nested, post_trained, searched, told
+from experiments.question import QuestionError, Reading
+from experiments.reading import number, paired_interval
+from experiments.recipes import measured_search, recipe_for
+from moon_jax.data.forms import paper_mixture
+from sweeps import Cell
+
+if TYPE_CHECKING:
+    import polars as pl
+    from matplotlib.figure import Figure
+
+    from moon_jax.data.contract import Dataset
+
+SEEDS = (0, 1, 2)
+METRICS = ("recall@1", "recall@10", "recall@100")
+
+
+BLANK = replace(WHOLE, pretraining=False)
+# name -> (the system, what it is compared with): two towers cannot be pretrained on questions, so neither is their opponent.
+SYSTEMS = {
+    "whole": (WHOLE, ""),
+    "no pretraining": (BLANK, "whole"),
+    "two towers": (replace(BLANK, backbone="dual"), "no pretraining"),
+    "causal attention": (replace(WHOLE, causal=True), "whole"),
+    "last-token pool": (replace(WHOLE, pool="last"), "whole"),
+    "causal, last token": (replace(WHOLE, causal=True, pool="last"), "whole"),
+    "first stage alone": (replace(WHOLE, stages="first"), "whole"),
+    "second stage alone": (replace(WHOLE, stages="second"), "whole"),
+    "one form": (replace(WHOLE, mixture=False), "whole"),
+    "no hard negatives": (replace(WHOLE, hard_negatives=False), "whole"),
+    "no queue": (replace(WHOLE, queue=False), "whole"),
+    "circle loss": (replace(WHOLE, loss="circle"), "whole"),
+    "no nested widths": (replace(WHOLE, matryoshka=False), "whole"),
+}
+
+
+def cells(preset: str, data: "Dataset") -> list[Cell]:
+    """system x seed, all at the recipe's ablation_tokens."""
+    recipe, search = told(recipe_for(preset, data)), measured_search(data)
+    if search.search != "image":
+        raise QuestionError(f"{data.folder}: nobody searches by photo here")
+    mixture = paper_mixture(searched(data), rich=described(data))
+    if preset == "smoke":
+        mixture = mixture[::3]  # each form is a compilation
+    out, embedded = [], {}
+    for name, (system, opponent) in SYSTEMS.items():
+        for seed in SEEDS:
+            run = post_trained(data, recipe, system, search, mixture, seed)
+            embedded[name, seed] = steps.embed(data, recipe, run, (search,), search.item, nested(recipe))
+            named = {"posttrain": run, "embed": embedded[name, seed]}
+            if opponent:
+                named["contrast"] = steps.contrast(embedded[name, seed], embedded[opponent, seed])
+            coordinates = {"system": name, "opponent": opponent, "budget": recipe.ablation_tokens, "seed": seed}
+            out.append(Cell({**coordinates, "run": run.name}, named))
+    return out
+
+
+def read(results: "pl.DataFrame") -> Reading:
+    """Per system recall@1, @10, @100 and its paired difference to the system it is compared with, 95 % intervals."""
+    import polars as pl
+
+    table = differences_of(results)
+    if table.is_empty():
+        raise QuestionError("ablations: no system has finished beside its opponent yet")
+    answer = []
+    for verdict, words in (
+        ("harms", "Without it image search is worse:"),
+        ("helps", "Better without it:"),
+        ("no difference seen", "No difference seen:"),
+    ):
+        rows = table.filter(pl.col("verdict") == verdict).sort("recall@10 gain")
+        if rows.height:
+            told = ", ".join(_told(row, "recall@10") for row in rows.iter_rows(named=True))
+            answer.append(f"{words} {told} (gain of recall@10 over {_opponents(rows)}).")
+    whole = results.filter(pl.col("system") == "whole")
+    queries, gallery = int(results["image_queries"].drop_nulls()[0]), int(results["gallery"].drop_nulls()[0])
+    scores = ", ".join(f"{metric} {_mean(whole, f'image_{metric}'):.3f}" for metric in METRICS)
+    notes = [
+        f"The whole system: {scores} (mean of {whole.height} seeds), {queries} queries, gallery of {gallery:,} items.",
+        f"Each system alone, all at {int(results['budget'][0]):,} post-training tokens (two stages share them); gains are paired "
+        "over test queries and seeds. Intervals: 95 %, t, from the standard error over queries and the spread of seeds "
+        f"together, each for itself: of {table.height} true nulls {0.05 * table.height:.1f} would be called a difference.",
+        "Two towers cannot be pretrained on questions: their opponent is the generative backbone without pretraining.",
+        "Hard negatives are encoded besides and cost FLOPs (`posttrain_flops`), but are no tokens of the budget; pretraining "
+        "costs tokens of its own.",
+    ]
+    reading = Reading(answer=answer, notes=notes)
+    if (fewest := int(table["seeds"].min())) < len(SEEDS):  # type: ignore[arg-type]
+        reading.weak.append(f"some systems have only {fewest} of {len(SEEDS)} seeds")
+    reading.weak.append("one learning rate for all systems: what a choice would gain at its own best rate is not seen")
+    reading.tables["ablations"] = table
+    if (nested_table := nested_of(results)).height:
+        reading.tables["nested widths"] = nested_table
+        reading.answer.append(_nested_sentence(results))
+        reading.figures["nested"] = nested_figure(nested_table)
+    reading.figures["ablations"] = ablations_figure(table)
+    return reading
+
+
+def differences_of(results: "pl.DataFrame") -> "pl.DataFrame":
+    """One row a system that has an opponent: metrics, and the gain of each with its interval; the verdict is recall@10's."""
+    import polars as pl
+
+    if "gain_recall@10" not in results.columns:
+        return pl.DataFrame()
+    rows = []
+    for (name,), part in results.drop_nulls("gain_recall@10").group_by("system", maintain_order=True):
+        row: dict[str, Any] = {"system": name, "against": part["opponent"][0], "seeds": part.height}
+        for metric in (m for m in METRICS if f"gain_{m}" in part.columns):
+            row[metric] = _mean(part, f"image_{metric}")
+            gain, low, high = paired_interval(part, f"gain_{metric}")
+            row |= {f"{metric} gain": gain, f"{metric} low": low, f"{metric} high": high}
+        row["verdict"] = "no difference seen"
+        if row["recall@10 high"] < 0:
+            row["verdict"] = "harms"
+        if row["recall@10 low"] > 0:
+            row["verdict"] = "helps"
+        row |= {name: _mean(part, name) for name in ("posttrain_flops", "tokens") if name in part.columns}
+        rows.append(row)
+    return pl.DataFrame(rows)
+
+
+def nested_of(results: "pl.DataFrame") -> "pl.DataFrame":
+    """recall@10 by number of dimensions, with nested widths and without."""
+    import polars as pl
+
+    widths = sorted(int(c.rpartition("_d")[2]) for c in results.columns if c.startswith("image_recall@10_d"))
+    rows = []
+    for name in ("whole", "no nested widths"):
+        part = results.filter(pl.col("system") == name)
+        for width in widths:
+            values = part[f"image_recall@10_d{width}"].drop_nulls()
+            if values.len():
+                rows.append(
+                    {"system": name, "dimensions": width, "recall@10": number(values.mean()), "sd": values.std()}
+                )
+    return pl.DataFrame(rows)
+
+
+def _nested_sentence(results: "pl.DataFrame") -> str:
+    """What nested training does for the narrowest beginning, paired."""
+    import polars as pl
+
+    part = results.filter(pl.col("system") == "no nested widths")
+    width = min(int(c.rpartition("_d")[2]) for c in results.columns if c.startswith("image_recall@10_d"))
+    name = f"gain_recall@10_d{width}"
+    if name not in part.columns or not part.drop_nulls(name).height:
+        return f"recall@10 of the first {width} dimensions has no pair to compare yet."
+    gain, low, high = paired_interval(part.drop_nulls(name), name)
+    return (
+        f"Cut to the first {width} dimensions, training without nested widths changes recall@10 by "
+        f"{gain:+.3f} [{low:+.3f}, {high:+.3f}]."
+    )
+
+
+def _told(row: dict[str, Any], metric: str) -> str:
+    return f"{row['system']} {row[f'{metric} gain']:+.3f} [{row[f'{metric} low']:+.3f}, {row[f'{metric} high']:+.3f}]"
+
+
+def _opponents(rows: "pl.DataFrame") -> str:
+    against = set(rows["against"])
+    return "the whole system" if against == {"whole"} else "the system it is compared with"
+
+
+def _mean(table: "pl.DataFrame", column: str) -> float:
+    values = table[column].drop_nulls().to_numpy()
+    return float(values.mean()) if values.size else math.nan
+
+
+def ablations_figure(table: "pl.DataFrame") -> "Figure":
+    """A dot a system, the largest loss on top, with its 95 % interval, around a line at zero."""
+    import polars as pl
+
+    rows = table.sort("recall@10 gain", descending=True)
+    figure = new_figure(height=1.3 + 0.36 * rows.height)
+    ax = figure.add_subplot()
+    ax.axvline(0.0, color=GREY, lw=1.0, zorder=1)
+    for at, row in enumerate(rows.iter_rows(named=True)):
+        colour = {"helps": BLUE, "harms": VERMILLION}.get(row["verdict"], GREY)
+        marker = {"helps": "^", "harms": "v"}.get(row["verdict"], "o")
+        if math.isfinite(row["recall@10 low"]):
+            ends = [row["recall@10 low"], row["recall@10 high"]]
+            ax.plot(ends, [at, at], color=colour, lw=1.8, zorder=3)
+        ax.plot([row["recall@10 gain"]], [at], color=colour, marker=marker, ms=7, ls="", zorder=4)
+    named = rows.with_columns(
+        label=pl.when(pl.col("against") == "whole")
+        .then(pl.col("system"))
+        .otherwise(pl.col("system") + pl.lit("\nagainst ") + pl.col("against"))
+    )
+    ax.set_yticks(range(rows.height), named["label"].to_list())
+    ax.set_ylim(-0.6, rows.height - 0.4)
+    frame(ax, "gain of image-search recall@10 over the whole system, paired (95 % interval)", "")
+    ax.set_title("What each choice of the paradigm does to image search", loc="left", fontsize=11)
+    return figure
+
+
+def nested_figure(table: "pl.DataFrame") -> "Figure":
+    """recall@10 against the number of dimensions that are kept, a line with and one without nested training."""
+    figure = new_figure()
+    ax = figure.add_subplot()
+    for (name,), part in table.group_by("system", maintain_order=True):
+        colour, marker = (BLUE, "o") if name == "whole" else (VERMILLION, "s")
+        label = "nested widths" if name == "whole" else "whole width alone"
+        ax.errorbar(
+            part["dimensions"],
+            part["recall@10"],
+            yerr=part["sd"].fill_null(0.0),
+            color=colour,
+            marker=marker,
+            capsize=3,
+            label=label,
+        )
+    ax.set_xscale("log", base=2)
+    widths = sorted(set(table["dimensions"]))
+    ax.set_xticks(widths, [str(width) for width in widths])
+    frame(ax, "dimensions kept (log scale)", "image-search recall@10 (bars: sd of seeds)")
+    ax.legend(frameon=False)
+    ax.set_title("What the beginning of a vector is worth", loc="left", fontsize=11)
+    return figure

@@ -1,0 +1,115 @@
+"""Ablations: each system differs by one choice, what can be shared is shared, and the table says what the numbers say."""
+
+from dataclasses import fields
+
+import numpy as np
+import polars as pl
+import pytest
+
+from experiments.ablations import METRICS, SEEDS, SYSTEMS, cells, differences_of, read
+from experiments.worlds import world_for
+from moon_jax.data.contract import Dataset
+from moon_jax.data.world import make_world
+from moon_jax.stages.posttrain import PosttrainConfig
+from sweeps import Step
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
+    return make_world(tmp_path_factory.mktemp("world") / "set", world_for("smoke"))
+
+
+def closure(step: Step) -> dict[str, Step]:
+    found = {step.name: step}
+    for needed in step.needs.values():
+        found |= closure(needed)
+    return found
+
+
+def test_each_system_differs_from_its_opponent_by_one_choice() -> None:
+    for name, (system, opponent) in SYSTEMS.items():
+        if not opponent:
+            continue
+        other = SYSTEMS[opponent][0]
+        apart = [f.name for f in fields(system) if getattr(system, f.name) != getattr(other, f.name)]
+        assert len(apart) == (2 if name == "causal, last token" else 1), (name, apart)
+
+
+def test_every_choice_of_the_paper_is_taken_out_once() -> None:
+    varied = set()
+    for system, opponent in SYSTEMS.values():
+        if opponent:
+            other = SYSTEMS[opponent][0]
+            varied |= {f.name for f in fields(system) if getattr(system, f.name) != getattr(other, f.name)}
+    assert varied == {f.name for f in fields(SYSTEMS["whole"][0])}
+
+
+def test_pretraining_and_first_stages_are_shared(data: Dataset) -> None:
+    planned = cells("smoke", data)
+    assert len(planned) == len(SYSTEMS) * len(SEEDS)
+    steps: dict[str, Step] = {}
+    for cell in planned:
+        for step in cell.steps.values():
+            steps |= closure(step)
+    kinds = [step.function.rpartition(":")[2] for step in steps.values()]
+    assert kinds.count("pretrain") == len(SEEDS)
+    runs = [s for s in steps.values() if isinstance(s.config, PosttrainConfig)]
+    # whole, no queue, no hard negatives and circle loss share a first stage; "second stage alone" has none
+    second = [s for s in runs if s.config.ema]
+    assert len(runs) - len(second) == (len(SYSTEMS) - 4) * len(SEEDS)
+    assert {s.config.tokens for s in runs if "begin" in s.needs and s.config.hard_negatives} == {3_000, 6_000}
+    assert all(s.config.actions == ("purchase",) for s in second)
+    assert all(
+        s.config.peak_lr < first.config.peak_lr
+        for s in second
+        for first in runs
+        if s.config.tokens == 3_000 == first.config.tokens and not first.config.ema
+    )
+
+
+def table_of(gains: dict[str, float]) -> pl.DataFrame:
+    rows = []
+    for name, gain in gains.items():
+        opponent = SYSTEMS[name][1]
+        for seed in SEEDS:
+            row = {"system": name, "opponent": opponent, "budget": 6_000, "seed": seed, "status": "done"}
+            row |= {"image_queries": 1200, "gallery": 44_000, "posttrain_flops": 1e12, "tokens": 6_000.0}
+            for k, metric in enumerate(METRICS):
+                row[f"image_{metric}"] = 0.1 * (k + 1) + gain + 0.001 * seed
+                row[f"gain_{metric}"] = gain + 0.001 * (seed - 1) if opponent else None
+                row[f"gain_{metric}_se"] = 0.005 if opponent else None
+            for width in (8, 64):
+                row[f"image_recall@10_d{width}"] = 0.2 + gain - 1 / width
+                row[f"gain_recall@10_d{width}"] = gain - 0.02 if opponent else None
+                row[f"gain_recall@10_d{width}_se"] = 0.005 if opponent else None
+            rows.append(row)
+    return pl.DataFrame(rows, infer_schema_length=None)
+
+
+def test_the_reading_says_what_the_intervals_say() -> None:
+    gains = {"whole": 0.0, "no queue": -0.05, "circle loss": 0.04, "last-token pool": 0.002, "no nested widths": 0.0}
+    reading = read(table_of(gains))
+    verdicts = dict(reading.tables["ablations"].select("system", "verdict").rows())
+    assert verdicts == {
+        "no queue": "harms",
+        "circle loss": "helps",
+        "last-token pool": "no difference seen",
+        "no nested widths": "no difference seen",
+    }
+    told = " ".join(reading.answer)
+    assert "worse: no queue -0.050 [" in told
+    assert "Better without it: circle loss +0.040 [" in told
+    assert "first 8 dimensions, training without nested widths changes recall@10 by -0.020 [" in told
+    assert set(reading.figures) == {"ablations", "nested"}
+
+
+def test_intervals_cover_a_planted_gain_as_often_as_they_say() -> None:
+    rng = np.random.default_rng(0)
+    covered = 0
+    for _ in range(200):
+        table = table_of({"whole": 0.0, "no queue": -0.05})
+        noise = rng.normal(0, 0.01, len(SEEDS)) + rng.normal(0, 0.005)
+        gain = pl.Series("gain_recall@10", [None] * len(SEEDS) + (-0.05 + noise).tolist())
+        row = differences_of(table.with_columns(gain)).row(0, named=True)
+        covered += row["recall@10 low"] <= -0.05 <= row["recall@10 high"]
+    assert 180 <= covered <= 199
