@@ -14,6 +14,7 @@ import argparse
 import json
 import sys
 import tempfile
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -118,6 +119,9 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--golden", type=Path)
     options = parser.parse_args()
+    if find_spec("transformers") is None:
+        print("open_weights.py: transformers is not installed: pip install -e '.[bench]'", file=sys.stderr)
+        return 2
     from transformers.utils import logging
 
     logging.disable_progress_bar()

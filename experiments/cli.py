@@ -23,6 +23,7 @@ from experiments.commands.runs import (
     StatusCommand,
     WorkerCommand,
 )
+from experiments.commands.sizes import SizesCommand
 
 Command = (
     Annotated[PlanCommand, subcommand("plan")]
@@ -33,6 +34,7 @@ Command = (
     | Annotated[GcCommand, subcommand("gc")]
     | Annotated[EmbedCommand, subcommand("embed")]
     | Annotated[ExportCommand, subcommand("export")]
+    | Annotated[SizesCommand, subcommand("sizes")]
     | Annotated[FitCommand, subcommand("fit")]
     | Annotated[LawsCommand, subcommand("laws")]
     | Annotated[ExchangeCommand, subcommand("exchange")]

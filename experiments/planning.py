@@ -11,6 +11,7 @@ from moon_jax.meter import matmul_peak
 from moon_jax.optimisation import DECAY
 from moon_jax.stages.application import ApplicationConfig
 from moon_jax.stages.posttrain import PosttrainConfig, TrunkConfig
+from moon_jax.stages.pretrain import PretrainConfig
 from sweeps.progress import duration
 
 if TYPE_CHECKING:
@@ -44,6 +45,7 @@ def plan(ledger: "Ledger", cells: "Sequence[Cell]", dataset: "Dataset", workers:
     kinds = [step.function.partition(":")[2] for step in waiting]
     done = Counter(step.function.partition(":")[2] for step in steps if ledger.result(step) is not None)
     posttrain = [step.config for step in steps if isinstance(step.config, PosttrainConfig)]
+    trained = [step.config for step in steps if isinstance(step.config, PosttrainConfig | PretrainConfig)]
     if workers < 1:
         raise QuestionError(f"{workers} workers can do nothing; give at least 1")
     seconds, measured = _seconds(ledger, steps, waiting)
@@ -51,8 +53,10 @@ def plan(ledger: "Ledger", cells: "Sequence[Cell]", dataset: "Dataset", workers:
         cells=len(cells),
         to_run=Counter(kinds),
         done=done,
-        params=max((config.encoder.parameters() for config in posttrain), default=0),
-        tokens=float(sum(step.config.tokens for step in waiting if isinstance(step.config, PosttrainConfig))),
+        params=max((config.encoder.parameters() for config in trained), default=0),
+        tokens=float(
+            sum(step.config.tokens for step in waiting if isinstance(step.config, PosttrainConfig | PretrainConfig))
+        ),
         flops=sum(_flops(step) for step in waiting),
         memory=max((_memory(config) for config in posttrain), default=0.0),
         seconds=seconds / workers,
@@ -83,6 +87,9 @@ def _flops(step: "Step") -> float:
         return (1 - DECAY) * _training_flops(replace(config.run, tokens=max(config.budgets)))
     if isinstance(config, PosttrainConfig):
         return _training_flops(config) * (DECAY if "trunk" in step.needs else 1.0)
+    if isinstance(config, PretrainConfig):
+        body = config.encoder.parameters() - config.encoder.vocabulary * config.encoder.decoder_shape.width
+        return config.tokens * 6.0 * body
     if isinstance(config, ApplicationConfig):
         return config.examples * 6.0 * (config.length * 600 + 20_000)
     return 0.0

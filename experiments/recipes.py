@@ -78,7 +78,7 @@ class Recipe:
     queues: tuple[int, ...] = (4, 16)
     hard: tuple[int, ...] = (1, 4)
     sizes: tuple[str, ...] = ("nano", "micro", "tiny")
-    ladder_tokens: int = 120_000
+    ladder_tokens: int = 60_000
     pretrain_tokens: tuple[int, ...] = (60_000, 240_000, 960_000)
     questions: bool = False
     rich_length: int = 0

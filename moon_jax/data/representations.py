@@ -48,9 +48,9 @@ def embeddings_table(
     return pl.DataFrame([ids, embedding, pl.Series("scale", scale_N.astype(np.float32))])
 
 
-def read_embeddings(path: Path) -> tuple[Array, Array]:
+def read_embeddings(path: Path | str) -> tuple[Array, Array]:
     """(item ids int64 N, float32 N x D) of `embeddings.parquet`; DataError where vectors differ in length."""
-    table = read_table(path)
+    table = read_table(Path(path))
     widths = table["embedding"].cast(_list_of(table["embedding"].dtype)).list.len().unique().to_list()
     if len(widths) != 1 or not widths[0]:
         raise DataError(f"{path}: embeddings have different lengths: {', '.join(map(str, sorted(widths)[:5]))}")

@@ -20,7 +20,9 @@ import pytest
 import analysis
 from experiments import cli
 from experiments.question import ALL as QUESTIONS
-from moon_jax.data.contract import Dataset
+from moon_jax.data.contract import DataError, Dataset
+from moon_jax.data.representations import read_embeddings
+from moon_jax.inference import load
 from moon_jax.weights import load_encoder
 
 Moon = Callable[..., subprocess.CompletedProcess[str]]
@@ -283,12 +285,45 @@ def test_an_exported_encoder_is_the_trained_one(
     for step, to, why in (
         (row["posttrain_step"], tmp_path / "full", "not empty"),
         (row["posttrain_step"], tmp_path / "full" / "thesis.tex", "not empty"),
-        (row["embed_step"], tmp_path / "new", "holds no encoder"),
+        (next(steps.glob("prepare-*")).name, tmp_path / "new", "holds no encoder"),
         ("nowhere", tmp_path / "new", "not a step folder"),
     ):
         code, line = export(step, to)
         assert (code, line.count("\n")) == (2, 1)
         assert why in line
+
+
+def test_exported_vectors_are_those_of_the_embed_step(
+    told: dict[str, Any], moon: Moon, smoke_world: Dataset, tmp_path: Path
+) -> None:
+    """In the contract's form; and what `load` makes of the same photos is the same."""
+    row = results(told["runs"], "longer").row(2, named=True)
+    step = told["runs"] / "steps" / row["embed_step"]
+    for to, options in (("whole", ()), ("small", ("--dim", "16", "--int8"))):
+        done = moon("export", step, "--to", tmp_path / to, *options, cwd=tmp_path)
+        assert done.returncode == 0, done.stderr
+    items = np.load(next(step.glob("attempts/*/items.npy"))).astype(np.float32)
+    ids, vectors = read_embeddings(tmp_path / "whole" / "embeddings.parquet")
+    np.testing.assert_allclose(vectors, items, atol=2e-3)
+    _, small = read_embeddings(tmp_path / "small" / "embeddings.parquet")
+    cut = items[:, :16] / np.linalg.norm(items[:, :16], axis=1, keepdims=True)
+    assert small.shape == (len(items), 16)
+    assert (np.abs(small - cut) <= 0.51 / 127 * np.abs(cut).max(axis=1, keepdims=True) + 1e-3).all()  # half a step
+    catalogue = smoke_world.read("items", ["item_id", "image", "title"]).head(3)
+    assert catalogue["item_id"].to_list() == ids[:3].tolist()
+    embedder = load(tmp_path / "whole")
+    np.testing.assert_allclose(embedder.embed(images=catalogue["image"].to_list()), items[:3], atol=2e-3)
+    card = (tmp_path / "small" / "README.md").read_text()
+    assert f"image_recall@10 | {row['image_recall@10']:.4f}" in card
+    assert "the first 16 dimensions, int8" in card
+    with pytest.raises(DataError, match=r"image 0: .*no such file"):
+        embedder.embed(images=[tmp_path / "nowhere.jpg"])
+    with pytest.raises(DataError, match="2 images and 1 texts"):
+        embedder.embed(images=catalogue["image"].to_list()[:2], texts=["one"])
+    refused = moon("export", step, "--to", tmp_path / "new", "--dim", "999", cwd=tmp_path)
+    assert (refused.returncode, refused.stderr.count("\n")) == (2, 1)
+    assert "dim: 999 must lie in 1..64" in refused.stderr
+    assert not (tmp_path / "new").exists()
 
 
 BROKEN = {

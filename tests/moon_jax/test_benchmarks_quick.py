@@ -49,6 +49,14 @@ def test_quick_train_step_or_one_clear_line_without_the_peer():
     assert "open_clip's time / its own" in done.stdout
 
 
+@pytest.mark.skipif(find_spec("transformers") is None, reason="the peer is not installed: pip install -e '.[bench]'")
+def test_open_weights_beside_transformers_itself():
+    done = script("open_weights.py")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("apart") == 4
+    assert "\nreached: the same to 1e-04" in done.stdout
+
+
 def test_without_an_accelerator_one_clear_line_and_2():
     done = script("gpu.py")
     assert (done.returncode, done.stdout) == (2, "")

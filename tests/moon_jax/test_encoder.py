@@ -9,7 +9,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
+from safetensors.numpy import load, save
 
+from moon_jax.data.contract import DataError
 from moon_jax.flops import count_flops
 from moon_jax.models.dual import DualEncoder
 from moon_jax.models.encoder import Encoder, EncoderConfig
@@ -114,6 +116,15 @@ def test_weights_round_trip_and_a_wrong_tensor_is_named(tmp_path, encoder: Encod
     config, graph, loaded, temperature = load_encoder(tmp_path)
     assert (config, temperature) == (CONFIG, 0.05)
     np.testing.assert_array_equal(nnx.merge(graph, loaded)(*shown), encoder(*shown))
+    whole = (tmp_path / "encoder.safetensors").read_bytes()
+    (tmp_path / "encoder.safetensors").write_bytes(whole[:-9])
+    with pytest.raises(DataError, match=r"encoder\.safetensors: not readable"):
+        load_encoder(tmp_path)
+    half = {name: tensor.astype(np.float16) for name, tensor in load(whole).items()}
+    (tmp_path / "encoder.safetensors").write_bytes(save(half))
+    with pytest.raises(DataError, match=r"tensor decoder\.blocks\.down\.kernel.* has float16 .* expected float32"):
+        load_encoder(tmp_path)
+    (tmp_path / "encoder.safetensors").write_bytes(whole)
     text = (tmp_path / "encoder.json").read_text().replace('"embedding": 16', '"embedding": 8')
     (tmp_path / "encoder.json").write_text(text)
     with pytest.raises(ValueError, match=r"head.*of shape \(64, 16\), expected .*\(64, 8\)"):
