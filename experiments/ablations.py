@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from analysis.axes import frame
 from analysis.figures import BLUE, GREY, VERMILLION, new_figure
 from experiments import steps
-from experiments.paradigm import WHOLE, described, nested, post_trained, searched, told
+from experiments.paradigm import PLAIN, WHOLE, described, nested, post_trained, searched, told
 from experiments.question import QuestionError, Reading
 from experiments.reading import number, paired_interval
 from experiments.recipes import measured_search, recipe_for
@@ -46,7 +46,9 @@ SYSTEMS = {
     "no queue": (replace(WHOLE, queue=False), "whole"),
     "circle loss": (replace(WHOLE, loss="circle"), "whole"),
     "no nested widths": (replace(WHOLE, matryoshka=False), "whole"),
+    "plain, one stage": (PLAIN, "whole"),
 }
+SEVERAL = ("causal, last token", "plain, one stage")  # differ by more than one choice
 
 
 def cells(preset: str, data: "Dataset") -> list[Cell]:
@@ -79,14 +81,14 @@ def read(results: "pl.DataFrame") -> Reading:
         raise QuestionError("ablations: no system has finished beside its opponent yet")
     answer = []
     for verdict, words in (
-        ("harms", "Without it image search is worse:"),
-        ("helps", "Better without it:"),
-        ("no difference seen", "No difference seen:"),
+        ("worse", "Worse"),
+        ("better", "Better"),
+        ("no difference seen", "No difference seen"),
     ):
         rows = table.filter(pl.col("verdict") == verdict).sort("recall@10 gain")
         if rows.height:
             told = ", ".join(_told(row, "recall@10") for row in rows.iter_rows(named=True))
-            answer.append(f"{words} {told} (gain of recall@10 over {_opponents(rows)}).")
+            answer.append(f"{words}, recall@10 against {_opponents(rows)}: {told}.")
     whole = results.filter(pl.col("system") == "whole")
     queries, gallery = int(results["image_queries"].drop_nulls()[0]), int(results["gallery"].drop_nulls()[0])
     scores = ", ".join(f"{metric} {_mean(whole, f'image_{metric}'):.3f}" for metric in METRICS)
@@ -127,9 +129,9 @@ def differences_of(results: "pl.DataFrame") -> "pl.DataFrame":
             row |= {f"{metric} gain": gain, f"{metric} low": low, f"{metric} high": high}
         row["verdict"] = "no difference seen"
         if row["recall@10 high"] < 0:
-            row["verdict"] = "harms"
+            row["verdict"] = "worse"
         if row["recall@10 low"] > 0:
-            row["verdict"] = "helps"
+            row["verdict"] = "better"
         row |= {name: _mean(part, name) for name in ("posttrain_flops", "tokens") if name in part.columns}
         rows.append(row)
     return pl.DataFrame(rows)
@@ -191,8 +193,8 @@ def ablations_figure(table: "pl.DataFrame") -> "Figure":
     ax = figure.add_subplot()
     ax.axvline(0.0, color=GREY, lw=1.0, zorder=1)
     for at, row in enumerate(rows.iter_rows(named=True)):
-        colour = {"helps": BLUE, "harms": VERMILLION}.get(row["verdict"], GREY)
-        marker = {"helps": "^", "harms": "v"}.get(row["verdict"], "o")
+        colour = {"better": BLUE, "worse": VERMILLION}.get(row["verdict"], GREY)
+        marker = {"better": "^", "worse": "v"}.get(row["verdict"], "o")
         if math.isfinite(row["recall@10 low"]):
             ends = [row["recall@10 low"], row["recall@10 high"]]
             ax.plot(ends, [at, at], color=colour, lw=1.8, zorder=3)

@@ -1,7 +1,7 @@
-"""How good are embeddings of this catalogue, trained with the whole paradigm?
+"""How good are embeddings of this catalogue?
 
-Hypothesis: pretrained on questions about its products and post-trained in two stages, the encoder finds what searches
-should find far more often than the same encoder untrained. Refuted, search by search, where it does not.
+Hypothesis: post-trained on the catalogue's own searches the encoder finds what they should find far more often than the same
+encoder untrained. Refuted, search by search, where it does not.
 """
 
 from collections.abc import Sequence
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from experiments import steps
 from experiments.adopting import beginning_from
-from experiments.paradigm import WHOLE, described, nested, post_trained, searched, told
+from experiments.paradigm import SYSTEMS, described, nested, post_trained, searched, told
 from experiments.question import Reading
 from experiments.reading import SEARCHES, number, throughput_sentence
 from experiments.recipes import measured_search, recipe_for, searches_of
@@ -30,14 +30,16 @@ def cells(
     preset: str,
     data: "Dataset",
     *,
+    paradigm: str = "plain",
     tokens: int | None = None,
     vision: Path | None = None,
     language: Path | None = None,
     freeze: Sequence[str] = (),
 ) -> list[Cell]:
-    """The whole system and the untrained encoder, one seed each.
+    """The trained system and the untrained encoder, one seed each.
 
     Args:
+        paradigm: "plain", one stage on the measured search; or "whole", the paper's: pretraining, two stages, all of it.
         tokens: post-training tokens of both stages; the recipe's largest budget if left out.
         vision, language: folders of open weights to begin from (SigLIP, Qwen3).
         freeze: parts that stand still.
@@ -50,7 +52,7 @@ def cells(
     if preset == "smoke":
         mixture = mixture[::3]  # each form is a compilation
     runs = {
-        TRAINED: post_trained(data, recipe, WHOLE, search, mixture, recipe.seeds[0]),
+        TRAINED: post_trained(data, recipe, SYSTEMS[paradigm], search, mixture, recipe.seeds[0]),
         UNTRAINED: steps.posttrain(data, recipe, forms=(search,), tokens=0, seed=recipe.seeds[0]),
     }
     item = max((form.item for form in searches), key=len)

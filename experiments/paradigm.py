@@ -42,6 +42,9 @@ class System:
 
 
 WHOLE = System()
+# One stage from random weights on the measured search alone, negatives of the batch alone.
+PLAIN = System(pretraining=False, stages="second", mixture=False, hard_negatives=False, queue=False)
+SYSTEMS = {"whole": WHOLE, "plain": PLAIN}
 
 
 def post_trained(

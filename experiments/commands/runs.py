@@ -148,8 +148,8 @@ def run_questions(  # type: ignore[no-untyped-def]
 
 @dataclass
 class EmbedCommand:
-    """Train an encoder on a catalogue with the whole paradigm and embed its items: `moon run embedding`, with a budget of
-    your own and open weights to begin from.
+    """Train an encoder on a catalogue and embed its items: `moon run embedding`, with a budget of your own and open weights to
+    begin from.
 
     Examples: moon embed data/shop
               moon embed data/shop --tokens 3000000 --to shop-vectors --dim 64 --int8
@@ -160,6 +160,8 @@ class EmbedCommand:
     """A contract directory; `moon data import table` makes one of your CSV and images."""
     to: Path | None = None
     """A new folder for vectors, weights, tokenizer and card; `moon export` does it later, too."""
+    paradigm: Literal["plain", "whole"] = "plain"
+    """One stage on the catalogue's searches; or the whole of the paper's, with pretraining and two stages, which needs scale."""
     tokens: int | None = None
     """Post-training tokens; the preset's largest budget if left out."""
     vision: Path | None = None
@@ -189,7 +191,13 @@ class EmbedCommand:
         if self.to is not None:
             require_new(self.to)
         question = load_question("embedding")
-        asked = {"tokens": self.tokens, "vision": self.vision, "language": self.language, "freeze": self.freeze}
+        asked = {
+            "paradigm": self.paradigm,
+            "tokens": self.tokens,
+            "vision": self.vision,
+            "language": self.language,
+            "freeze": self.freeze,
+        }
         question = replace(question, cells=functools.partial(question.cells, **asked))
         code = run_questions([question], self.preset, self.data, self.out, self.workers, self.stale, self.engine)
         if code == DONE and self.to is not None:

@@ -34,9 +34,8 @@ def closure(step: Step) -> list[Step]:
 
 
 def test_open_weights_are_what_everything_begins_from(data: Dataset, language: Path) -> None:
-    trained, untrained = cells(
-        "smoke", data, vision=GOLDEN / "siglip", language=language, freeze=("vision",), tokens=999
-    )
+    given = {"vision": GOLDEN / "siglip", "language": language, "freeze": ("vision",), "tokens": 999}
+    trained, untrained = cells("smoke", data, paradigm="whole", **given)
     kinds = {name: [s for s in closure(trained.steps["embed"]) if s.function.endswith(f":{name}")] for name in
              ("adopt", "prepare", "pretrain", "posttrain")}  # fmt: skip
     assert len({step.id for step in kinds["adopt"]}) == 1
