@@ -33,7 +33,10 @@ RULES = {"mup": "rates of kernels x 64 / width", "none": "one rate for all"}
 
 
 def cells(preset: str, data: "Dataset") -> list[Cell]:
-    """size x rule x lr x seed; batch x lr x seed at the smallest size. The smallest is the same under both rules."""
+    """size x rule x lr x seed; batch x lr x seed at the smallest size. The smallest is the same under both rules.
+
+    The largest size has one seed: it costs more than all others together.
+    """
     data.path("pairs")
     recipe, search, out = recipe_for(preset, data), measured_search(data), []
     smallest = recipe.sizes[0]
@@ -41,7 +44,7 @@ def cells(preset: str, data: "Dataset") -> list[Cell]:
     plan += [(smallest, "mup", int(times * recipe.batch)) for times in BATCHES]
     for size, rule, batch in plan:
         for lr in RATES:
-            for seed in recipe.seeds:
+            for seed in recipe.seeds if size != recipe.sizes[-1] else recipe.seeds[:1]:
                 run = steps.posttrain(
                     data,
                     replace(recipe, size=size, batch=batch),
