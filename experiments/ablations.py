@@ -206,7 +206,7 @@ def ablations_figure(table: "pl.DataFrame") -> "Figure":
     )
     ax.set_yticks(range(rows.height), named["label"].to_list())
     ax.set_ylim(-0.6, rows.height - 0.4)
-    frame(ax, "gain of image-search recall@10 over the whole system, paired (95 % interval)", "")
+    frame(ax, "gain of recall@10 over the whole system, paired (95 % interval)", "")
     ax.set_title("What each choice of the paradigm does to image search", loc="left", fontsize=11)
     return figure
 

@@ -103,6 +103,9 @@ def read(results: "pl.DataFrame") -> Reading:
         )
         seen = ", ".join(f"{size} {best[size, rule]}" for size in sizes if (size, rule) in best)
         reading.notes.append(f"Best peak rate with {told}: {seen}.")
+        largest = ladder.filter((pl.col("size") == sizes[-1]) & (pl.col("rule") == rule))
+        lowest = number(largest.group_by("lr").agg(pl.col(metric).mean())[metric].min())
+        reading.notes.append(f"{metric} of {sizes[-1]} at the best rate tried with {told}: {lowest:.2f} nats.")
         outside = [size for size in sizes if (size, rule) in best and not best[size, rule].inside]
         if outside:
             reading.weak.append(
