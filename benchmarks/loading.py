@@ -219,7 +219,7 @@ def prepared(encoded: Sequence[bytes], folder: Path, height: int, width: int) ->
     tables = {
         "items": {"item_id": range(count), "title": ["photo"] * count, "image": encoded, "product_id": range(count)},
         "queries": {"query_id": range(2), "text": ["photo"] * 2},
-        "pairs": {"query_id": [0, 1], "item_id": [0, 1], "split": ["train"] * 2},
+        "pairs": {"query_id": [0, 1], "item_id": [0, 1], "action": ["click"] * 2, "split": ["train"] * 2},
     }
     files = {name: folder / f"{name}.parquet" for name in tables}
     for name, columns in tables.items():

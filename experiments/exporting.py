@@ -101,8 +101,8 @@ def write_vectors(source: Source, path: Path, dim: int | None, int8: bool) -> No
 
     from moon_jax.data.representations import embeddings_table
 
-    ids = np.load(source.folders["prepare"] / "item_ids.npy")
-    vectors = np.load(source.folders["this"] / "items.npy")
+    ids = np.load(source.folders["prepare"] / "item_ids.npy", allow_pickle=False)
+    vectors = np.load(source.folders["this"] / "items.npy", allow_pickle=False)
     embeddings_table(ids, vectors, dim=dim, int8=int8).write_parquet(path)
 
 

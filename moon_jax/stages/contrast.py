@@ -38,7 +38,10 @@ def contrast(
     ):
         raise ValueError("the two encoders were tested on different queries or galleries; process in train scope alone")
     out = {}
-    with np.load(inputs["embed"] / SHARES) as embedded, np.load(inputs["baseline"] / SHARES) as baseline:
+    with (
+        np.load(inputs["embed"] / SHARES, allow_pickle=False) as embedded,
+        np.load(inputs["baseline"] / SHARES, allow_pickle=False) as baseline,
+    ):
         for name in sorted(set(embedded) & set(baseline)):
             difference_Q = embedded[name].astype(np.float64) - baseline[name]
             out[f"gain_{name}"] = float(difference_Q.mean())
