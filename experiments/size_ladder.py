@@ -6,6 +6,7 @@ the best rate from the smallest to the largest size is no nearer to none under t
 the best rate is expected to rise about as its square root.
 """
 
+import itertools
 import math
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
@@ -39,24 +40,27 @@ def cells(preset: str, data: "Dataset") -> list[Cell]:
     """
     data.path("pairs")
     recipe, search, out = recipe_for(preset, data), measured_search(data), []
-    smallest = recipe.sizes[0]
+    smallest, rates, batches = recipe.sizes[0], RATES, BATCHES
+    if preset == "smoke":
+        rates, batches = RATES[1:4], BATCHES[:3]  # as few as have an optimum and an exponent
     plan = [(size, rule, recipe.batch) for size in recipe.sizes for rule in RULES if size != smallest]
-    plan += [(smallest, "mup", int(times * recipe.batch)) for times in BATCHES]
-    for size, rule, batch in plan:
-        for lr in RATES:
-            for seed in recipe.seeds if size != recipe.sizes[-1] else recipe.seeds[:1]:
-                run = steps.posttrain(
-                    data,
-                    replace(recipe, size=size, batch=batch),
-                    forms=(search,),
-                    tokens=recipe.ladder_tokens,
-                    seed=seed,
-                    lr=lr,
-                    transfer=rule,
-                )
-                named = {"posttrain": run, "embed": steps.embed(data, recipe, run, (search,), search.item)}
-                coordinates = {"size": size, "rule": rule, "batch": batch, "lr": lr, "seed": seed, "run": run.name}
-                out.append(Cell({**coordinates, "peak_lr": run.config.peak_lr}, named))
+    plan += [(smallest, "mup", int(times * recipe.batch)) for times in batches]
+    for lr, seed in itertools.product(rates, recipe.seeds):
+        for size, rule, batch in plan:  # innermost: neighbours share no program, so two workers compile it once
+            if size == recipe.sizes[-1] and seed != recipe.seeds[0]:
+                continue
+            run = steps.posttrain(
+                data,
+                replace(recipe, size=size, batch=batch),
+                forms=(search,),
+                tokens=recipe.ladder_tokens,
+                seed=seed,
+                lr=lr,
+                transfer=rule,
+            )
+            named = {"posttrain": run, "embed": steps.embed(data, recipe, run, (search,), search.item)}
+            coordinates = {"size": size, "rule": rule, "batch": batch, "lr": lr, "seed": seed, "run": run.name}
+            out.append(Cell({**coordinates, "peak_lr": run.config.peak_lr}, named))
     return out
 
 
@@ -117,6 +121,7 @@ def read(results: "pl.DataFrame") -> Reading:
         for (batch,), part in batches.group_by("batch", maintain_order=True)
         if part["lr"].n_unique() >= 3
     }
+    by_batch = {batch: best for batch, best in by_batch.items() if math.isfinite(best.error)}
     if len(by_batch) > 2:
         slope, error = exponent(by_batch)
         reading.answer.append(

@@ -1,4 +1,4 @@
-"""Pretraining: the loss is that of the answers alone, a small catalogue is learned by heart, a killed run goes on."""
+"""Pretraining: the loss is that of the answers alone, titles of unseen products are read, a killed run goes on."""
 
 import json
 from dataclasses import replace
@@ -11,11 +11,12 @@ import numpy as np
 import pytest
 from flax import nnx
 from posttraining import ONE, Interrupts, until_done
-from tiny import silent
+from tiny import TINY_WORLD, silent
 
 from moon_jax.data.contract import DataError, Dataset
 from moon_jax.data.loading import Prepared
 from moon_jax.data.questions import Instance
+from moon_jax.data.world import make_world
 from moon_jax.models.decoding import build_greedy
 from moon_jax.models.encoder import EncoderConfig
 from moon_jax.sharding import data_mesh
@@ -171,20 +172,30 @@ def test_the_first_state_is_that_of_the_seed() -> None:
 
 
 @pytest.mark.proof
-def test_a_small_catalogue_is_learned_and_its_answers_beat_the_floors(
-    world: Dataset, asked_folder: Path, tmp_path: Path
-) -> None:
-    """The planted photos show the kind of product: asked about unseen ones, the model says it."""
-    trained, said = tmp_path / "trained", tmp_path / "said"
-    trained.mkdir(), said.mkdir()
-    config = replace(CONFIG, tokens=400_000, batch=32, peak_lr=4e-3, mix=(("subject", 1.0), ("category", 1.0)))
-    run(world, asked_folder, trained, Interrupts(), config)
-    files, inputs = {"items": world.path("items")}, {"prepare": asked_folder, "pretrain": trained}
+def test_what_is_read_of_unseen_products_is_answered(tmp_path: Path) -> None:
+    """A million tokens teach it to find the answer in the title of a product that it has never seen.
+
+    What a photo shows takes more than this budget on rendered pictures; on photos the question `pretraining` measures it.
+    """
+    world = make_world(tmp_path / "set", replace(TINY_WORLD, products=1000))
+    asked, trained, said = (tmp_path / name for name in ("asked", "trained", "said"))
+    for folder in (asked, trained, said):
+        folder.mkdir()
+    files = {name: world.path(name) for name in ("items", "queries", "pairs")}
+    prepare(PrepareConfig(32, 32, 16, 512, questions=True), files=files, inputs={}, folder=asked, report=silent)
+    encoder = EncoderConfig(height=32, width=32, patch=16, vocabulary=512, embedding=16)
+    config = PretrainConfig(encoder, tokens=1_000_000, batch=32, peak_lr=4e-3, question=32, answer=8, seed=2)
+    run(world, asked, trained, Interrupts(), config)
     found = answers(
-        AnswersConfig(question=24, answer=8, samples=2), files=files, inputs=inputs, folder=said, report=silent
+        AnswersConfig(question=32, answer=8, samples=2),
+        files={"items": world.path("items")},
+        inputs={"prepare": asked, "pretrain": trained},
+        folder=said,
+        report=silent,
     )
-    assert found["answer_subject_photo"] > found["answer_subject_majority"] + 0.2
-    assert found["answer_subject_photo_title"] > 0.7
+    assert found["answer_subject_products"] == 200
+    assert found["answer_subject_photo_title"] > found["answer_subject_majority"] + 0.4
+    assert found["answer_category_photo_title"] > found["answer_category_majority"] + 0.2
     samples = json.loads((said / "samples.json").read_text())
     assert len(samples) == 2
     assert {asked for asked, _, _ in samples[0]["answers"]} >= {"title", "category", "subject"}
