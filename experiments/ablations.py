@@ -57,7 +57,7 @@ def cells(preset: str, data: "Dataset") -> list[Cell]:
     if search.search != "image":
         raise QuestionError(f"{data.folder}: nobody searches by photo here")
     mixture = paper_mixture(searched(data), rich=described(data))
-    seeds = SEEDS
+    seeds: tuple[int, ...] = SEEDS
     if preset == "smoke":
         mixture, seeds = mixture[:1], SEEDS[:2]  # each form is a compilation
     out, embedded = [], {}

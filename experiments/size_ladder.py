@@ -28,8 +28,8 @@ if TYPE_CHECKING:
 
     from moon_jax.data.contract import Dataset
 
-RATES = (1 / 9, 1 / 3, 1.0, 3.0, 9.0)
-BATCHES = (0.5, 1, 2, 4)
+RATES: tuple[float, ...] = (1 / 9, 1 / 3, 1.0, 3.0, 9.0)
+BATCHES: tuple[float, ...] = (0.5, 1, 2, 4)
 RULES = {"mup": "rates of kernels x 64 / width", "none": "one rate for all"}
 
 
