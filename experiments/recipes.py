@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from moon_jax.data.contract import DataError, Dataset
 from moon_jax.data.forms import SEARCHES, Form, parse_form
-from moon_jax.models.encoder import EncoderConfig
 
 if TYPE_CHECKING:
+    from moon_jax.models.encoder import EncoderConfig
     from sweeps import Step
 
 PRESETS = {
@@ -72,7 +72,7 @@ class Recipe:
     dtype: str = "float32"
     resample: Literal["bilinear", "bicubic"] = "bilinear"
     adopted: "Step | None" = None
-    shape: EncoderConfig | None = None
+    shape: "EncoderConfig | None" = None
     frozen: tuple[str, ...] = ()
     images: Literal["decoded", "encoded"] = "decoded"
     queues: tuple[int, ...] = (4, 16)

@@ -1,44 +1,68 @@
-"""What is a longer behaviour history worth?
+"""What is a longer behaviour history worth, and to which behaviour module?
 
 Hypothesis: GAUC rises with the history length L as long as older events still tell something about the click, and
-frozen multimodal representations add to item IDs at the same L. No user ID is used. Refuted if the gain over the
-ID-only model at the largest L has an interval that includes 0, or if GAUC does not rise with L.
+modules that read frozen multimodal representations (SimTier, SA-TA, MUSE, MAKE, CUBE) stand above DIN, which reads item
+IDs, at the same L. No user ID is used. Refuted, module by module, if the gain over DIN at the largest L has an interval that
+includes 0, or if GAUC does not rise with L.
 """
 
 from typing import TYPE_CHECKING
 
 import analysis
-from analysis.figures import line_figure
+from analysis.axes import frame
+from analysis.figures import BLUE, GREY, VERMILLION, line_figure, new_figure
 from experiments import steps
 from experiments.question import QuestionError, Reading
 from experiments.reading import holdout_sentence, number
 from experiments.recipes import mixture_of, recipe_for, searches_of
+from moon_jax.models.behaviour import MODULES
 from sweeps import Cell
 
 if TYPE_CHECKING:
     import polars as pl
+    from matplotlib.figure import Figure
 
     from moon_jax.data.contract import Dataset
 
-IDS, MOON = "IDs only", "IDs + MOON"
+CONTROL, OURS = "DIN", "CUBE"
+# Of IDs alone, then those that read representations. SimTier and MAKE are additions to a model in their papers, too.
+MODELS: dict[str, tuple[str, ...]] = {
+    "DIN": ("din",),
+    "attention": ("attention",),
+    "SIM-soft": ("sim_soft",),
+    "TWIN": ("twin",),
+    "DIN + SimTier": ("din", "simtier"),
+    "DIN + MAKE": ("din", "make"),
+    "SA-TA": ("sa_ta",),
+    "MUSE": ("gsu_content",),
+    "CUBE": ("cube",),
+}
+SMOKE = (CONTROL, "MUSE", OURS)  # each is a compilation at every L
+CONTENT = [name for name, modules in MODELS.items() if any(MODULES[module].reads_content for module in modules)]
 
 
 def cells(preset: str, data: "Dataset") -> list[Cell]:
-    """L x seed x (IDs only, IDs + representations of the largest token budget)."""
-    for file in ("events", "impressions", "pairs"):
+    """L x seed x model. Representations are `embeddings.parquet` where the data has it, else of the largest token budget."""
+    own = data.has("embeddings")
+    for file in ("impressions",) if own else ("events", "impressions", "pairs"):
         data.path(file)
-    recipe, searches = recipe_for(preset, data), searches_of(data)
-    encoder = steps.posttrain(data, recipe, forms=mixture_of(data), tokens=recipe.budgets[-1], seed=recipe.seeds[0])
-    embedded = steps.embed(data, recipe, encoder, searches, _richest(searches))
-    out = []
+    recipe, embedded, out = recipe_for(preset, data), None, []
+    if not own:
+        searches = searches_of(data)
+        encoder = steps.posttrain(data, recipe, forms=mixture_of(data), tokens=recipe.budgets[-1], seed=recipe.seeds[0])
+        embedded = steps.embed(data, recipe, encoder, searches, _richest(searches))
     for length in recipe.lengths:
         for seed in recipe.seeds:
-            baseline = steps.application(data, recipe, length=length, seed=seed, embedded=None)
-            ours = steps.application(data, recipe, length=length, seed=seed, embedded=embedded)
-            point = {"L": length, "seed": seed}
-            out.append(Cell({**point, "model": IDS, "run": baseline.name}, {"application": baseline}))
-            compared = {"application": ours, "compare": steps.compare(ours, baseline)}
-            out.append(Cell({**point, "model": MOON, "run": ours.name}, compared))
+            runs = {
+                name: steps.application(data, recipe, length=length, seed=seed, embedded=embedded, modules=modules)
+                for name, modules in MODELS.items()
+                if preset != "smoke" or name in SMOKE
+            }
+            for name, run in runs.items():
+                named = {"application": run}
+                if name != CONTROL:
+                    named["compare"] = steps.compare(run, runs[CONTROL])
+                out.append(Cell({"L": length, "seed": seed, "model": name, "run": run.name}, named))
     return out
 
 
@@ -47,68 +71,169 @@ def _richest(searches: tuple) -> tuple[str, ...]:
 
 
 def read(results: "pl.DataFrame") -> Reading:
-    """GAUC against L for both models, the Bayes curve where it is known, paired gains."""
+    """GAUC against L for each model, the Bayes curve where it is known, paired gains over DIN at the same L."""
     import polars as pl
 
     done = results.filter(pl.col("status") == "done")
-    reading = Reading(
-        answer=[], weak=["one encoder: its own seed noise is not in the intervals; the CTR rate is not tuned"]
+    ours, control = (done.filter(pl.col("model") == name) for name in (OURS, CONTROL))
+    if ours.is_empty() or control.is_empty():
+        raise QuestionError(f"sequence_length: no run of {OURS} and of {CONTROL} has finished yet")
+    reading = Reading(answer=[], weak=["one set of representations: the encoder's seed noise is not in the intervals"])
+    reading.weak.append(
+        "one learning rate for all modules and lengths: what a module would gain at its own best is not seen"
     )
-    ours, ids = (done.filter(pl.col("model") == name) for name in (MOON, IDS))
-    if ours.is_empty() or ids.is_empty():
-        raise QuestionError("sequence_length: no run of each model has finished yet")
-    longest, shortest = int(number(ours["L"].max())), int(number(ours["L"].min()))
-    gains = _gains(ours)
-    at = gains.filter(pl.col("L") == longest).row(0, named=True)
-    reading.answer.append(
-        f"At L = {longest} representations add {at['gain']:+.4f} GAUC [{at['low']:+.4f}, {at['high']:+.4f}] to IDs alone "
-        "(paired: same impressions, users and seeds)."
-    )
-    means = {name: t.group_by("L").agg(pl.col("gauc").mean()).sort("L") for name, t in ((MOON, ours), (IDS, ids))}
-    for name, mean in means.items():
+    gains = gains_of(done)
+    longest = int(number(ours["L"].max()))
+    at_longest = gains.filter(pl.col("L") == longest).sort("gain", descending=True)
+    for verdict, words in (("better", "Better"), ("worse", "Worse"), ("no difference seen", "No difference seen")):
+        rows = at_longest.filter(pl.col("verdict") == verdict)
+        if rows.height:
+            told = ", ".join(
+                f"{r['model']} {r['gain']:+.4f} [{r['low']:+.4f}, {r['high']:+.4f}]" for r in rows.iter_rows(named=True)
+            )
+            reading.answer.append(f"{words} than DIN at L = {longest}, GAUC: {told}.".replace("seen than", "seen from"))
+    for name, table in ((CONTROL, control), (OURS, ours)):
+        mean = table.group_by("L").agg(pl.col("gauc").mean()).sort("L")
         best = mean.sort("gauc", descending=True).row(0, named=True)
         first = mean.row(0, named=True)
         reading.answer.append(
             f"{name}: GAUC {first['gauc']:.4f} at L = {first['L']}, best {best['gauc']:.4f} at L = {best['L']}."
         )
+    reading.answer += _against_bayes(done)
+    smallest = number((gains["error"] * (gains["t"] + 0.85)).median())
+    reading.answer.append(
+        f"The smallest gain that could have been seen (80 % power, 5 % level) is about {smallest:.4f} GAUC; "
+        f"{int(done['gauc_users'][0])} users counted, {int(done['gauc_left_out'][0])} left out for having one class."
+    )
+    reading.notes.append(
+        "Gains are paired (same impressions, users and seeds), intervals 95 %, each for itself: of "
+        f"{at_longest.height} true nulls {0.05 * at_longest.height:.1f} would be called a difference."
+    )
+    _fit(reading, {OURS: ours, CONTROL: control})
+    _draw(reading, done, gains)
+    reading.tables["paired gains over DIN"] = gains
+    if (slices := slices_of(done, longest)).height:
+        reading.tables[f"GAUC by slice at L = {longest}"] = slices
+    shown = [
+        "L",
+        "model",
+        "seed",
+        "gauc",
+        "auc",
+        "log_loss",
+        "ece",
+        "application_params",
+        "bayes_gauc",
+        "gauc_minus_bayes",
+    ]
+    shown += ["gauc_minus_bayes_se", "application_examples_per_second"]
+    reading.tables["runs"] = done.select([c for c in shown if c in done.columns]).sort("L", "model", "seed")
+    return reading
+
+
+def _against_bayes(done: "pl.DataFrame") -> list[str]:
+    import polars as pl
+
+    if "bayes_gauc" not in done.columns:
+        return []
+    above = done.filter(pl.col("gauc_minus_bayes") > 2 * pl.col("gauc_minus_bayes_se"))
+    verdict = f"no run of {done.height} stands above Bayes by more than 2 SE"
+    if above.height:
+        expected = 0.023 * done.height
+        verdict = (
+            f"{above.height} of {done.height} runs stand above Bayes by more than 2 SE ({expected:.1f} would by chance, if all "
+            "were at Bayes)"
+        )
+    return [f"Against the known Bayes-optimal curve: {verdict}."]
+
+
+def _fit(reading: Reading, tables: "dict[str, pl.DataFrame]") -> None:
+    """A line in log L for each of these models, the longest held out."""
+    for name, table in tables.items():
+        if table["L"].n_unique() < 4:
+            continue
+        fit = analysis.fit(table, x="L", y="gauc", law="log_line", cluster="run", holdout="largest")
+        reading.fits[f"gauc-{name.lower()}"] = fit
+        slope = fit.intervals(0.95)["b"]
+        reading.answer.append(
+            f"{name}: {fit.params['b']:+.4f} GAUC per e-fold of L [{slope[0]:+.4f}, {slope[1]:+.4f}] below the longest. "
+            + holdout_sentence(fit, "gauc")
+        )
+
+
+def _draw(reading: Reading, done: "pl.DataFrame", gains: "pl.DataFrame") -> None:
+    import polars as pl
+
     reference = {}
     if "bayes_gauc" in done.columns:
         bayes = done.drop_nulls("bayes_gauc").group_by("L").agg(pl.col("bayes_gauc").first()).sort("L")
         reference = {"Bayes-optimal": (bayes["L"].to_list(), bayes["bayes_gauc"].to_list())}
-        above = ours.filter(pl.col("gauc_minus_bayes") > 2 * pl.col("gauc_minus_bayes_se"))
-        verdict = "no run stands above Bayes by more than 2 SE" if above.is_empty() else (
-            f"{above.height} runs stand above Bayes by more than 2 SE: suspect a leak"
-        )  # fmt: skip
-        reading.answer.append(f"Against the known Bayes-optimal curve: {verdict}.")
-    users = int(done["gauc_users"][0])
-    smallest = number((gains["error"] * (gains["t"] + 0.85)).median())
-    reading.answer.append(
-        f"The smallest gain that could have been seen (80 % power, 5 % level) is about {smallest:.4f} GAUC; "
-        f"{users} users counted, {int(done['gauc_left_out'][0])} left out for having one class."
-    )
-    reading.figures["gauc"] = line_figure(
-        done,
-        x="L",
-        y="gauc",
-        series="model",
-        reference=reference,
-        title="GAUC against history length",
-        xlabel="L, last events read",
-        ylabel="GAUC",
-    )
-    if longest > 2 * shortest and ours["L"].n_unique() > 3:
-        for name, table in ((MOON, ours), (IDS, ids)):
-            fit = analysis.fit(table, x="L", y="gauc", law="log_line", cluster="run", holdout="largest")
-            reading.fits["gauc-" + ("moon" if name == MOON else "ids")] = fit
-            slope = fit.intervals(0.95)["b"]
-            reading.answer.append(
-                f"{name}: {fit.params['b']:+.4f} GAUC per e-fold of L [{slope[0]:+.4f}, {slope[1]:+.4f}] below the longest. "
-                + holdout_sentence(fit, "gauc")
-            )
-    reading.tables["paired gain of representations"] = gains
-    shown = ["L", "model", "seed", "gauc", "auc", "log_loss", "bayes_gauc", "gauc_minus_bayes", "gauc_minus_bayes_se"]
-    reading.tables["runs"] = done.select([c for c in shown if c in done.columns]).sort("L", "model", "seed")
-    return reading
+    panels = {
+        "gauc": ([CONTROL, *CONTENT], "GAUC against history length: what representations add"),
+        "gauc-ids": ([name for name in MODELS if name not in CONTENT], "GAUC against history length: IDs alone"),
+    }
+    for figure, (names, title) in panels.items():
+        rows = done.filter(pl.col("model").is_in(names))
+        reading.figures[figure] = line_figure(
+            rows,
+            x="L",
+            y="gauc",
+            series="model",
+            reference=reference,
+            title=title,
+            xlabel="L, last events read",
+            ylabel="GAUC",
+        )
+    reading.figures["gains"] = gains_figure(gains)
+
+
+def gains_of(done: "pl.DataFrame") -> "pl.DataFrame":
+    """One row for each L and model but DIN: its paired gain over DIN with a 95 % interval, and the verdict."""
+    import polars as pl
+
+    parts = []
+    for name in (name for name in MODELS if name != CONTROL):
+        rows = done.filter(pl.col("model") == name).drop_nulls("gauc_gain")
+        if rows.height:
+            parts.append(_gains(rows).insert_column(0, pl.Series("model", [name] * rows["L"].n_unique())))
+    if not parts:
+        raise QuestionError("sequence_length: no model has finished beside DIN yet")
+    verdict = pl.when(pl.col("low") > 0).then(pl.lit("better")).when(pl.col("high") < 0).then(pl.lit("worse"))
+    return pl.concat(parts).with_columns(verdict=verdict.otherwise(pl.lit("no difference seen")))
+
+
+def slices_of(done: "pl.DataFrame", length: int) -> "pl.DataFrame":
+    """Mean GAUC over seeds of each model on new items, tail items and cold users, with their numbers of impressions."""
+    import polars as pl
+
+    rows = done.filter(pl.col("L") == length)
+    slices = [name for name in ("new_items", "tail_items", "cold_users") if f"{name}_gauc" in rows.columns]
+    means = [pl.col(f"{name}_gauc").mean().alias(f"{name} ({_shown(rows, name):,})") for name in slices]
+    return rows.group_by("model", maintain_order=True).agg(pl.col("gauc").mean().alias("all"), *means)
+
+
+def _shown(rows: "pl.DataFrame", name: str) -> int:
+    return int(number(rows[f"{name}_impressions"].drop_nulls().max()))
+
+
+def gains_figure(gains: "pl.DataFrame") -> "Figure":
+    """The paired gain over DIN at the longest history, a dot a model with its 95 % interval."""
+    import polars as pl
+
+    longest = int(number(gains["L"].max()))
+    rows = gains.filter(pl.col("L") == longest).sort("gain")
+    figure = new_figure(height=1.3 + 0.36 * rows.height)
+    ax = figure.add_subplot()
+    ax.axvline(0.0, color=GREY, lw=1.0, zorder=1)
+    for at, row in enumerate(rows.iter_rows(named=True)):
+        colour, marker = {"better": (BLUE, "^"), "worse": (VERMILLION, "v")}.get(row["verdict"], (GREY, "o"))
+        ax.plot([row["low"], row["high"]], [at, at], color=colour, lw=1.8, zorder=3)
+        ax.plot([row["gain"]], [at], color=colour, marker=marker, ms=7, ls="", zorder=4)
+    ax.set_yticks(range(rows.height), rows["model"].to_list())
+    ax.set_ylim(-0.6, rows.height - 0.4)
+    frame(ax, f"gain of GAUC over DIN at L = {longest}, paired (95 % interval)", "")
+    ax.set_title("What each behaviour module adds to DIN", loc="left", fontsize=11)
+    return figure
 
 
 def _gains(ours: "pl.DataFrame") -> "pl.DataFrame":

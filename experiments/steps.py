@@ -9,6 +9,7 @@ from experiments.recipes import Recipe
 from moon_jax.data.contract import Dataset
 from moon_jax.data.forms import OWN, Form
 from moon_jax.data.processing import Transformation
+from moon_jax.models.behaviour import MODULES
 from moon_jax.models.encoder import EncoderConfig
 from moon_jax.stages.adopt import AdoptConfig
 from moon_jax.stages.answers import AnswersConfig
@@ -32,7 +33,7 @@ VERSIONS = {
     "posttrain": 3,
     "trunk": 2,
     "embed": 4,
-    "application": 2,
+    "application": 3,
     "compare": 1,
     "clearance": 1,
     "process": 1,
@@ -215,11 +216,36 @@ def embed(
     return _step("embed", EmbedConfig(searches, item, dims=dims), prepare=run.needs["prepare"], posttrain=run)
 
 
-def application(dataset: Dataset, recipe: Recipe, *, length: int, seed: int, embedded: Step | None) -> Step:
-    """A CTR run on the representations of an embed step, or on IDs alone."""
-    config = ApplicationConfig(length=length, examples=recipe.examples, batch=min(512, recipe.examples // 4), seed=seed)
-    names = ("items", "events", "impressions", *(("truth",) if dataset.has("truth") else ()))
-    needs = {} if embedded is None else {"embed": embedded}
+def application(
+    dataset: Dataset,
+    recipe: Recipe,
+    *,
+    length: int,
+    seed: int,
+    embedded: Step | None,
+    modules: tuple[str, ...] = ("attention", "simtier"),
+    **changes: Any,
+) -> Step:
+    """A CTR run on the representations of an embed step, or on the dataset's own `embeddings.parquet` where none is given.
+
+    Where no module reads representations it runs on IDs alone.
+    `changes` are further fields of `ApplicationConfig`.
+    """
+    config = ApplicationConfig(
+        length=length,
+        examples=recipe.examples,
+        modules=modules,
+        batch=min(512, recipe.examples // 4),
+        seed=seed,
+        **changes,
+    )
+    names = ["items", "impressions", *(name for name in ("events", "truth") if dataset.has(name))]
+    needs = {}
+    if any(MODULES[name].reads_content for name in modules):
+        if embedded is not None:
+            needs["embed"] = embedded
+        else:
+            names.append("embeddings")
     return _step("application", config, files=_files(dataset, *names), **needs)
 
 

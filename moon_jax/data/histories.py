@@ -1,5 +1,6 @@
 """Behaviour as arrays: events once per user, an impression as (user, position), its history of any length a slice."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -20,8 +21,11 @@ class Behaviour:
 
     event_item, event_action: int32 E, item rows and action ids; impression_item int32 I, item rows;
     start, end int64 I: the user's events strictly before the impression are rows start..end;
-    user int64 I; clicked float32 I; split object I ("train", "valid", "test"); impression_ids int64 I.
+    user int64 I; clicked float32 I; split object I ("train", "valid", "test"); impression_ids int64 I;
+    item_ids int64 N, in the order of rows.
     """
+
+    item_ids: Array
 
     event_item: Array
     event_action: Array
@@ -33,7 +37,10 @@ class Behaviour:
     end: Array
     clicked: Array
     split: Array
-    items: int
+
+    @property
+    def items(self) -> int:
+        return self.item_ids.size
 
     def history(self, rows_B: Array, length: int) -> tuple[Array, Array]:
         """The last `length` events before each impression, newest first: (item rows, action ids), int32 B x L.
@@ -45,18 +52,45 @@ class Behaviour:
         at_BxL = np.where(real_BxL, at_BxL, 0)
         return np.where(real_BxL, self.event_item[at_BxL], -1), np.where(real_BxL, self.event_action[at_BxL], 0)
 
+    def rows_of(self, ids: Array) -> tuple[Array, Array]:
+        """(item rows, bool whether there is such an item) of item ids."""
+        return rows_among(self.item_ids, ids)
 
-def read_behaviour(items: Path, events: Path, impressions: Path) -> Behaviour:
-    """Items' ids, events and impressions of a dataset as arrays; DataError where an id is unknown."""
-    item_ids = read_table(items, ["item_id"])["item_id"].to_numpy()
+    def shown_in_training(self) -> Array:
+        """bool N: items that are the target of a training impression, or stand in the history of one."""
+        training = self.split == "train"
+        edges = np.zeros(self.event_item.size + 1, np.int64)
+        np.add.at(edges, self.start[training], 1)
+        np.add.at(edges, self.end[training], -1)
+        read = self.event_item[np.cumsum(edges[:-1]) > 0]
+        known = np.zeros(self.items, bool)
+        known[read[read >= 0]] = True
+        known[self.impression_item[training]] = True
+        return known
+
+
+def rows_among(item_ids: Array, ids: Array) -> tuple[Array, Array]:
+    """(places of `ids` in `item_ids`, int32, bool whether they are there)."""
     order = np.argsort(item_ids, kind="stable")
+    rows = order[np.minimum(np.searchsorted(item_ids, ids, sorter=order), item_ids.size - 1)]
+    return rows.astype(np.int32), item_ids[rows] == ids
+
+
+def read_behaviour(items: Path, events: Path | None, impressions: Path) -> Behaviour:
+    """Items' ids, events and impressions of a dataset as arrays; DataError where an id is unknown.
+
+    Without events the impressions' own `history` lists (newest last) are read, as clicks.
+    """
+    item_ids = read_table(items, ["item_id"])["item_id"].to_numpy()
 
     def rows_of(ids: Array, path: Path) -> Array:
-        rows = order[np.minimum(np.searchsorted(item_ids, ids, sorter=order), item_ids.size - 1)]
-        if (unknown := np.flatnonzero(item_ids[rows] != ids)).size:
+        rows, found = rows_among(item_ids, ids)
+        if (unknown := np.flatnonzero(~found)).size:
             raise DataError(f"{path}, row {unknown[0]}: unknown item_id {ids[unknown[0]]}")
-        return rows.astype(np.int32)
+        return rows
 
+    if events is None:
+        return _read_lists(item_ids, impressions, rows_of)
     happened = read_table(events, ["user_id", "item_id", "action", "timestamp"])
     shown = read_table(impressions, ["impression_id", "user_id", "item_id", "timestamp", "clicked", "split"])
     names, action_E = np.unique(happened["action"].to_numpy().astype(str), return_inverse=True)
@@ -74,7 +108,31 @@ def read_behaviour(items: Path, events: Path, impressions: Path) -> Behaviour:
         end=end,
         clicked=shown["clicked"].to_numpy().astype(np.float32),
         split=shown["split"].to_numpy().astype(str),
-        items=item_ids.size,
+        item_ids=item_ids,
+    )
+
+
+def _read_lists(item_ids: Array, impressions: Path, rows_of: Callable[[Array, Path], Array]) -> Behaviour:
+    """Impressions that bring their histories along: the lists, one after another, are the events."""
+    shown = read_table(impressions, ["impression_id", "user_id", "item_id", "clicked", "split", "history"])
+    lengths = shown["history"].list.len().fill_null(0).to_numpy().astype(np.int64)
+    end = np.cumsum(lengths)
+    event_item, found = rows_among(item_ids, shown["history"].explode().drop_nulls().to_numpy())
+    if (unknown := np.flatnonzero(~found)).size:
+        row = int(np.searchsorted(end, unknown[0], side="right"))
+        raise DataError(f"{impressions}, row {row}: history has an unknown item_id")
+    return Behaviour(
+        event_item=event_item,
+        event_action=np.zeros(event_item.size, np.int32),
+        actions=("click",),
+        impression_ids=shown["impression_id"].to_numpy(),
+        user=shown["user_id"].to_numpy(),
+        impression_item=rows_of(shown["item_id"].to_numpy(), impressions),
+        start=end - lengths,
+        end=end,
+        clicked=shown["clicked"].to_numpy().astype(np.float32),
+        split=shown["split"].to_numpy().astype(str),
+        item_ids=item_ids,
     )
 
 

@@ -124,3 +124,18 @@ def log_loss(labels: ArrayLike, probabilities: ArrayLike) -> float:
     eps = np.finfo(np.float64).eps
     p_N = np.clip(p_N, eps, 1 - eps)
     return float(-np.mean(np.where(labels_N, np.log(p_N), np.log1p(-p_N))))
+
+
+def ece(labels: ArrayLike, probabilities: ArrayLike, bins: int = 20) -> float:
+    """Expected calibration error: mean distance between click rate and mean probability over bins of equal mass.
+
+    Bins hold equally many impressions (within one), in order of probability; those of equal probability may fall into
+    different bins (Naeini et al. 2015, with equal mass as Nixon et al. 2019, arXiv 1904.01685).
+    """
+    labels_N, p_N = _arrays(labels, probabilities)
+    if not labels_N.size:
+        return float("nan")
+    order_N = np.argsort(p_N, kind="stable")
+    bin_N = np.arange(labels_N.size) * bins // labels_N.size
+    apart_B = np.bincount(bin_N, labels_N[order_N] - p_N[order_N], bins)
+    return float(np.abs(apart_B).sum() / labels_N.size)

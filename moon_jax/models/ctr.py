@@ -1,20 +1,18 @@
-"""CTR prediction over a behaviour sequence: ID target attention, and what frozen representations add to it.
-
-The additions follow the paper's CUBE (arXiv 2511.11305, Fig 5) and SimTier (arXiv 2407.19467): similarities of the
-target to each behaviour, counted in tiers, and the target's own representation.
-"""
+"""CTR prediction: behaviour modules over a history, the target, and a top that joins them."""
 
 import itertools
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from moon_jax.models.behaviour import MODULES, Seen, Shape, lag_bands
+from moon_jax.models.catalogue import ROWS, Catalogue
 from moon_jax.models.layers import linear
 
 Array = jax.Array
-ROWS = 128  # the table of IDs has a multiple of them
 
 
 @dataclass(frozen=True)
@@ -22,100 +20,100 @@ class CtrConfig:
     """Shape of a CTR model.
 
     Attributes:
-        items: that have an ID; the table has some rows more, so that devices can share it evenly.
+        items: rows of the ID table; it has some more, so that devices can share it evenly.
         actions: kinds of behaviour.
-        length: L, behaviours read.
-        id_width: width of ID embeddings.
-        content: width D of the frozen representations, 0 for the ID-only baseline.
-        tiers: SimTier's equal bins over cosines in -1..1.
-        bands: dyadic recency bands (lag 1, 2, 3-4, 5-8, ...; the last takes all that is older). The same number at
-            every L: then models of all lengths have the same parameters, and length is all that differs.
-        hidden: widths of the top MLP.
+        modules: names of behaviour modules, joined side by side.
+        shape: sizes that the modules share; `shape.content` is the width of the frozen representations, 0 for an ID-only
+            model. With representations the target's own, r_t, joins, too, whatever the modules.
+        top: "mlp", or "dcnv2": cross layers before it.
+        hidden: widths of the top MLP; crosses: number of cross layers.
     """
 
     items: int
     actions: int
-    length: int
-    id_width: int = 16
-    content: int = 0
-    tiers: int = 20
-    bands: int = 12
+    modules: tuple[str, ...] = ("din",)
+    shape: Shape = field(default_factory=Shape)
+    top: Literal["mlp", "dcnv2"] = "mlp"
     hidden: tuple[int, ...] = (64, 32)
+    crosses: int = 2
+
+    def __post_init__(self) -> None:
+        require_modules(self.modules)
+        if self.top not in ("mlp", "dcnv2"):
+            raise ValueError(f"top: {self.top!r} is unknown; mlp or dcnv2")
+        if blind := [name for name in self.modules if MODULES[name].reads_content and not self.shape.content]:
+            raise ValueError(f"modules: {blind[0]} reads representations, and there are none")
 
     def build(self, seed: Array | int) -> "CtrModel":
         return CtrModel(self, nnx.Rngs(jax.random.key(seed)))
 
+    def parameters(self) -> int:
+        """Their number, tables of IDs included."""
+        shapes = nnx.state(nnx.eval_shape(lambda: self.build(0)), nnx.Param)
+        return sum(leaf.size for leaf in jax.tree.leaves(shapes))
 
-def lag_bands(length: int, bands: int) -> Array:
-    """int32 L: the dyadic recency band of lags 1..L (0 for lag 1, 1 for 2, 2 for 3-4, ..., at most bands - 1)."""
-    return jnp.array([min((lag - 1).bit_length(), bands - 1) for lag in range(1, length + 1)], jnp.int32)
+
+def require_modules(modules: tuple[str, ...]) -> None:
+    """ValueError where a behaviour module is unknown or there is none."""
+    if not modules:
+        raise ValueError(f"modules: at least one is needed, of {', '.join(MODULES)}")
+    if unknown := [name for name in modules if name not in MODULES]:
+        raise ValueError(f"modules: {unknown[0]!r} is unknown; some of {', '.join(MODULES)}")
 
 
 class CtrModel(nnx.Module):
-    """[target ID, ID interest, (SimTier counts, projected target representation)] -> MLP -> click logit."""
+    """[e_t, module features ..., (P r_t)] -> (cross layers ->) MLP -> click logit. Models of every L have the same parameters."""
 
     def __init__(self, config: CtrConfig, rngs: nnx.Rngs):
         self.config = config
         small = nnx.initializers.normal(0.05)
-        width = config.id_width
+        width = config.shape.id_width
         self.ids = nnx.Embed(-(-config.items // ROWS) * ROWS, width, rngs=rngs, embedding_init=small)
         self.actions = nnx.Embed(config.actions, width, rngs=rngs, embedding_init=small)
-        self.query, self.key = linear(width, width, rngs), linear(width, width, rngs)
-        self.recency = nnx.Param(jnp.zeros((config.bands,), jnp.float32))
-        features = 2 * width
-        if config.content:
-            self.project = linear(config.content, width, rngs)
-            features += width + config.bands * config.tiers
+        self.modules = nnx.List([MODULES[name](config.shape, rngs) for name in config.modules])
+        features = width + sum(module.features for module in self.modules)
+        if config.shape.content:
+            self.project = linear(config.shape.content, width, rngs)
+            features += width
+        crosses = config.crosses if config.top == "dcnv2" else 0
+        self.crosses = nnx.List([linear(features, features, rngs, bias=True) for _ in range(crosses)])
         widths = (features, *config.hidden)
         self.layers = nnx.List([linear(a, b, rngs, bias=True) for a, b in itertools.pairwise(widths)])
         self.logit = linear(widths[-1], 1, rngs, bias=True)
 
-    def __call__(
-        self,
-        target_B: Array,
-        history_BxL: Array,
-        action_BxL: Array,
-        target_BxD: Array | None,
-        similarity_BxL: Array | None,
-    ) -> Array:
+    def __call__(self, target_B: Array, history_BxL: Array, action_BxL: Array, catalogue: Catalogue) -> Array:
         """Click logits, float32 B.
 
         Args:
             target_B: item rows.
             history_BxL: item rows of the last L behaviours, newest first, -1 where the history is shorter.
             action_BxL: action ids of the same.
-            target_BxD: frozen representation of the target; None for the ID-only baseline.
-            similarity_BxL: cosines of target and behaviours; None likewise.
+            catalogue: of the dataset, with representations if the model reads them.
         """
-        real_BxL = history_BxL >= 0
-        target_BxW = self.ids(target_B)
-        parts = [target_BxW, self.interest(target_BxW, history_BxL, action_BxL, real_BxL)]
-        if self.config.content:
-            if target_BxD is None or similarity_BxL is None:
-                raise ValueError("this model reads representations: give target_BxD and similarity_BxL")
-            parts += [self.project(target_BxD), self.sim_tier(similarity_BxL, real_BxL)]
-        x = jnp.concatenate(parts, axis=1)
+        seen = self.see(target_B, history_BxL, action_BxL, catalogue)
+        parts = [seen.target_BxW, *(module(seen) for module in self.modules)]
+        if seen.target_BxD is not None:
+            parts.append(self.project(seen.target_BxD))
+        x_BxF = first_BxF = jnp.concatenate(parts, axis=1)
+        for cross in self.crosses:  # DCN-v2 (arXiv 2008.13535, eq. 1): x0 * (W x + b) + x
+            x_BxF = first_BxF * cross(x_BxF) + x_BxF
         for layer in self.layers:
-            x = jax.nn.relu(layer(x))
-        return self.logit(x)[:, 0]
+            x_BxF = jax.nn.relu(layer(x_BxF))
+        return self.logit(x_BxF)[:, 0]
 
-    def interest(self, target_BxW: Array, history_BxL: Array, action_BxL: Array, real_BxL: Array) -> Array:
-        """ID interest = cross-attention with q = target, k = v = behaviours (CUBE's first branch), B x W."""
-        behaviour_BxLxW = self.ids(jnp.maximum(history_BxL, 0)) + self.actions(action_BxL)
-        scores_BxL = jnp.einsum("bw,blw->bl", self.query(target_BxW), self.key(behaviour_BxLxW))
-        scores_BxL = scores_BxL / jnp.sqrt(1.0 * self.config.id_width)
-        scores_BxL += self.recency[...][lag_bands(self.config.length, self.config.bands)][None]
-        weights_BxL = jax.nn.softmax(jnp.where(real_BxL, scores_BxL, -1e9), axis=1) * real_BxL
-        return jnp.einsum("bl,blw->bw", weights_BxL, behaviour_BxLxW)
-
-    def sim_tier(self, similarity_BxL: Array, real_BxL: Array) -> Array:
-        """log(1 + count) of behaviours by (recency band, similarity tier), B x (bands * tiers).
-
-        SimTier counts cosines in equal bins over the whole history; counting them by dyadic recency band as well lets
-        the model weigh a match by how long ago it was. Ours: the paper's module has one band.
-        """
-        tier_BxL = jnp.clip((similarity_BxL + 1) / 2 * self.config.tiers, 0, self.config.tiers - 1).astype(jnp.int32)
-        in_tier_BxLxT = jax.nn.one_hot(tier_BxL, self.config.tiers) * real_BxL[:, :, None]
-        in_band_LxN = jax.nn.one_hot(lag_bands(self.config.length, self.config.bands), self.config.bands)
-        counts_BxNxT = jnp.einsum("blt,ln->bnt", in_tier_BxLxT, in_band_LxN)
-        return jnp.log1p(counts_BxNxT).reshape(similarity_BxL.shape[0], -1)
+    def see(self, target_B: Array, history_BxL: Array, action_BxL: Array, catalogue: Catalogue) -> Seen:
+        """What the modules see: embeddings looked up, cosines computed."""
+        shape, real_BxL = self.config.shape, history_BxL >= 0
+        rows_BxL = jnp.maximum(history_BxL, 0)
+        seen = Seen(
+            target_BxW=self.ids(catalogue.id_row_N[target_B]),
+            history_BxLxW=self.ids(catalogue.id_row_N[rows_BxL]) + self.actions(action_BxL),
+            real_BxL=real_BxL,
+            band_BxL=lag_bands(history_BxL.shape[1], shape.bands)[None],
+            rows_BxL=rows_BxL,
+        )
+        if not shape.content:
+            return seen
+        target_BxD = catalogue.vectors(target_B)
+        similarity_BxL = catalogue.similarities(target_BxD, rows_BxL, shape.chunk)
+        return seen._replace(catalogue=catalogue, target_BxD=target_BxD, similarity_BxL=similarity_BxL)

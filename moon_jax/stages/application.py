@@ -5,7 +5,7 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import grain
 import jax
@@ -17,12 +17,15 @@ from jax.sharding import Mesh
 
 from moon_jax.data.contract import DataError, read_table
 from moon_jax.data.histories import Behaviour, read_behaviour
+from moon_jax.data.representations import read_embeddings
 from moon_jax.distributed import is_first
 from moon_jax.engine import Engine
 from moon_jax.meter import Meter
-from moon_jax.metrics import auc, gauc, log_loss
+from moon_jax.metrics import auc, ece, gauc, log_loss
 from moon_jax.metrics.paired import paired_gauc
-from moon_jax.models.ctr import CtrConfig
+from moon_jax.models.behaviour import Shape
+from moon_jax.models.catalogue import Catalogue, Storage, place_catalogue
+from moon_jax.models.ctr import CtrConfig, require_modules
 from moon_jax.optimisation import descend, learning_rate, optimiser
 from moon_jax.sharding import make_mesh, param_shardings, place_batch, replicated
 from moon_jax.training import DivergedError, train
@@ -32,11 +35,14 @@ Array = jax.Array
 
 @dataclass(frozen=True)
 class ApplicationConfig:
-    """One CTR run; with an input "embed" it reads frozen representations, without one it is the ID-only baseline.
+    """One CTR run; with an input "embed" or a file "embeddings" it reads frozen representations, without it is ID-only.
 
     Attributes:
         length: L, the number of last events read.
-        examples: budget in impressions.
+        examples: budget in impressions; above those of the training split they are seen again (`passes` > 1).
+        modules: behaviour modules, some of `models.behaviour.MODULES`.
+        top, top_k: as in `CtrConfig` and `Shape`.
+        storage: of the frozen representations.
         batch: impressions a step.
         peak_lr: learning rate after warm-up.
         weight_decay: of all matrices, ID tables among them: they are what overfits.
@@ -45,10 +51,17 @@ class ApplicationConfig:
 
     length: int
     examples: int
+    modules: tuple[str, ...] = ("din",)
+    top: Literal["mlp", "dcnv2"] = "mlp"
+    top_k: int = 50
+    storage: Storage = "float16"
     batch: int = 512
     peak_lr: float = 3e-3
     weight_decay: float = 0.1
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        require_modules(self.modules)
 
 
 def application(
@@ -61,29 +74,29 @@ def application(
 ) -> dict[str, Any]:
     """Step function: representations + behaviour -> `predictions.npz` on the test split, and its metrics.
 
-    Where the data knows the click probabilities (`truth`), the Bayes-optimal scores at the same L are measured on the
-    same impressions: `bayes_auc`, `bayes_gauc`, and the paired difference of GAUC with its standard error over users.
+    Metrics are over all test impressions and by slice (`by_slice`). Where the data knows the click probabilities
+    (`truth`), the Bayes-optimal scores at the same L are measured on the same impressions: `bayes_auc`, `bayes_gauc`, and
+    the paired difference of GAUC with its standard error over users.
     """
-    behaviour = read_behaviour(files["items"], files["events"], files["impressions"])
-    table_NxD = (
-        np.load(inputs["embed"] / "items.npy", allow_pickle=False).astype(np.float32) if "embed" in inputs else None
-    )
-    if table_NxD is not None:
-        table_NxD /= np.maximum(np.linalg.norm(table_NxD, axis=1, keepdims=True), 1e-6)
+    behaviour = read_behaviour(files["items"], files.get("events"), files["impressions"])
+    vectors_NxD = representations(files, inputs, behaviour)
+    mesh = make_mesh(Engine.from_environment(), config.batch)
+    known_N = behaviour.shown_in_training()
+    catalogue, id_rows = place_catalogue(known_N, vectors_NxD, config.storage, mesh)
     model = CtrConfig(
-        items=behaviour.items,
+        items=id_rows,
         actions=len(behaviour.actions),
-        length=config.length,
-        content=0 if table_NxD is None else table_NxD.shape[1],
+        modules=config.modules,
+        shape=Shape(content=0 if vectors_NxD is None else vectors_NxD.shape[1], top_k=config.top_k),
+        top=config.top,
     )
-    graph, mesh = graph_of(model), make_mesh(Engine.from_environment(), config.batch)
-    content = None if table_NxD is None else jax.device_put(table_NxD, replicated(mesh))
+    graph = graph_of(model)
     state = build_initial(model, config.weight_decay, mesh)(jnp.uint32(config.seed))
     steps = math.ceil(config.examples / config.batch)
     hyper = {"steps": jnp.int32(steps), "peak_lr": jnp.float32(config.peak_lr)}
     batches = impressions(behaviour, "train", config)
     update = build_update(graph, config.weight_decay, mesh)
-    meter = Meter(lambda state, batch: update(state, batch, hyper, content))
+    meter = Meter(lambda state, batch: update(state, batch, hyper, catalogue))
     try:
         trained = train(
             meter,
@@ -100,7 +113,7 @@ def application(
     finally:
         batches.close()
     rows = np.flatnonzero(behaviour.split == "test")
-    scores = predict(graph, trained.state["params"], content, behaviour, rows, config, mesh)
+    scores = predict(graph, trained.state["params"], catalogue, behaviour, rows, config, mesh)
     labels, users = behaviour.clicked[rows], behaviour.user[rows]
     if is_first():
         ids = behaviour.impression_ids[rows]
@@ -109,18 +122,69 @@ def application(
     metrics = {
         "length": config.length,
         "examples": trained.totals.get("examples", 0.0),
+        "application_passes": trained.totals.get("examples", 0.0) / max(int((behaviour.split == "train").sum()), 1),
+        "application_params": model.parameters(),
         "auc": auc(labels, scores),
         "gauc": value,
         "gauc_users": int(np.unique(users).size) - left_out,
         "gauc_left_out": left_out,
         "log_loss": log_loss(labels, scores),
+        "ece": ece(labels, scores),
         "ctr": float(labels.mean()),
         "test_impressions": int(rows.size),
+        **by_slice(behaviour, known_N, rows, scores),
         **meter.summary("application", trained),
     }
     if "truth" in files:
         metrics |= against_bayes(files["truth"], config.length, behaviour.impression_ids[rows], labels, scores, users)
     return metrics
+
+
+def representations(files: Mapping[str, Path], inputs: Mapping[str, Path], behaviour: Behaviour) -> np.ndarray | None:
+    """Frozen representations of all items, N x D: of an embed step, or of `embeddings.parquet`; None where there are none.
+
+    Items that `embeddings.parquet` does not know have zeros: a cosine of 0 with everything.
+    """
+    if "embed" in inputs:
+        return np.load(inputs["embed"] / "items.npy", allow_pickle=False)
+    if "embeddings" not in files:
+        return None
+    ids, vectors = read_embeddings(files["embeddings"])
+    rows, found = behaviour.rows_of(ids)
+    if not found.any():
+        raise DataError(f"{files['embeddings']}: not one of its item_ids is in items.parquet")
+    out = np.zeros((behaviour.items, vectors.shape[1]), np.float32)
+    out[rows[found]] = vectors[found]
+    return out
+
+
+COLD = 0.2  # share of test impressions with the shortest histories: cold users
+TAIL = 0.2  # share of test impressions whose targets were seen least in training: tail items
+
+
+def by_slice(behaviour: Behaviour, known_N: np.ndarray, rows: np.ndarray, scores: np.ndarray) -> dict[str, float]:
+    """AUC and GAUC of test impressions of new items, tail items and cold users, each with its number of impressions.
+
+    New: targets that no training impression or history shows. Tail: known targets of the fewest training impressions,
+    up to a fifth of the test impressions. Cold: histories no longer than those of a fifth of the test impressions.
+    Ties at the border are all in.
+    """
+    target, history = behaviour.impression_item[rows], behaviour.end[rows] - behaviour.start[rows]
+    counts = np.bincount(behaviour.impression_item[behaviour.split == "train"], minlength=behaviour.items)[target]
+    new = ~known_N[target]
+    slices = {
+        "new_items": new,
+        "tail_items": ~new & (counts <= np.quantile(counts[~new], TAIL)) if not new.all() else ~new,
+        "cold_users": history <= np.quantile(history, COLD),
+    }
+    out: dict[str, float] = {}
+    for name, kept in slices.items():
+        labels, shown = behaviour.clicked[rows][kept], scores[kept]
+        out[f"{name}_impressions"] = int(kept.sum())
+        if 0 < labels.sum() < labels.size:
+            out[f"{name}_auc"] = auc(labels, shown)
+            out[f"{name}_gauc"] = gauc(labels, shown, behaviour.user[rows][kept])[0]
+    return out
 
 
 def impressions(behaviour: Behaviour, split: str, config: ApplicationConfig) -> grain.DatasetIterator:
@@ -163,26 +227,22 @@ def build_initial(config: CtrConfig, weight_decay: float, mesh: Mesh) -> Callabl
     return jax.jit(make, out_shardings=param_shardings(mesh, jax.eval_shape(make, jnp.uint32(0))))
 
 
-def logits(graph: nnx.GraphDef, params: nnx.State, content_NxD: Array | None, batch: dict[str, Array]) -> Array:
-    """Click logits of a batch; cosines of unit-norm representations are inner products."""
-    target_BxD = similarity_BxL = None
-    if content_NxD is not None:
-        target_BxD = content_NxD[batch["target"]]
-        similarity_BxL = jnp.einsum("bd,bld->bl", target_BxD, content_NxD[jnp.maximum(batch["history"], 0)])
-    return nnx.merge(graph, params)(batch["target"], batch["history"], batch["action"], target_BxD, similarity_BxL)
+def logits(graph: nnx.GraphDef, params: nnx.State, catalogue: Catalogue, batch: dict[str, Array]) -> Array:
+    """Click logits of a batch, B."""
+    return nnx.merge(graph, params)(batch["target"], batch["history"], batch["action"], catalogue)
 
 
 @functools.cache
 def build_update(graph: nnx.GraphDef, weight_decay: float, mesh: Mesh) -> Callable[..., Any]:
-    """The jitted training step (state, batch, hyper, representations) -> (state, metrics, counts)."""
+    """The jitted training step (state, batch, hyper, catalogue) -> (state, metrics, counts)."""
     adam = optimiser(weight_decay=weight_decay)
 
-    def loss_of(params: nnx.State, batch: dict[str, Array], content_NxD: Array | None) -> Array:
-        return jnp.mean(optax.sigmoid_binary_cross_entropy(logits(graph, params, content_NxD, batch), batch["clicked"]))
+    def loss_of(params: nnx.State, batch: dict[str, Array], catalogue: Catalogue) -> Array:
+        return jnp.mean(optax.sigmoid_binary_cross_entropy(logits(graph, params, catalogue, batch), batch["clicked"]))
 
     @functools.partial(jax.jit, donate_argnums=0)
-    def update(state: Any, batch: dict[str, Array], hyper: dict[str, Array], content_NxD: Array | None) -> Any:
-        loss, gradients = jax.value_and_grad(loss_of)(state["params"], batch, content_NxD)
+    def update(state: Any, batch: dict[str, Array], hyper: dict[str, Array], catalogue: Catalogue) -> Any:
+        loss, gradients = jax.value_and_grad(loss_of)(state["params"], batch, catalogue)
         rate = learning_rate(state["step"], hyper["steps"], hyper["peak_lr"])
         counts = {"examples": jnp.int32(batch["clicked"].shape[0])}
         moved = descend(state, gradients, rate=rate, adam=adam)
@@ -194,8 +254,8 @@ def build_update(graph: nnx.GraphDef, weight_decay: float, mesh: Mesh) -> Callab
 
 @functools.cache
 def _predictor(graph: nnx.GraphDef, mesh: Mesh) -> Callable[..., Array]:
-    def predict(params: nnx.State, content_NxD: Array | None, batch: dict[str, Array]) -> Array:
-        return jax.nn.sigmoid(logits(graph, params, content_NxD, batch))
+    def predict(params: nnx.State, catalogue: Catalogue, batch: dict[str, Array]) -> Array:
+        return jax.nn.sigmoid(logits(graph, params, catalogue, batch))
 
     return jax.jit(predict, out_shardings=replicated(mesh))  # every process reads all of it
 
@@ -203,7 +263,7 @@ def _predictor(graph: nnx.GraphDef, mesh: Mesh) -> Callable[..., Array]:
 def predict(
     graph: nnx.GraphDef,
     params: nnx.State,
-    content_NxD: Array | None,
+    catalogue: Catalogue,
     behaviour: Behaviour,
     rows: np.ndarray,
     config: ApplicationConfig,
@@ -213,7 +273,7 @@ def predict(
     predictor, out = _predictor(graph, mesh), []
     for start in range(0, rows.size, config.batch):
         block = rows[np.minimum(np.arange(start, start + config.batch), rows.size - 1)]
-        out.append(np.asarray(predictor(params, content_NxD, read(behaviour, block, config.length)), np.float64))
+        out.append(np.asarray(predictor(params, catalogue, read(behaviour, block, config.length)), np.float64))
     return np.concatenate(out)[: rows.size]
 
 

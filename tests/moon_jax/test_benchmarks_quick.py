@@ -49,6 +49,19 @@ def test_quick_train_step_or_one_clear_line_without_the_peer():
     assert "open_clip's time / its own" in done.stdout
 
 
+def test_quick_ctr_din_or_one_clear_line_without_the_peer(tmp_path):
+    done = script("ctr_din.py", "--quick", "--figure", tmp_path / "speed.png")
+    if find_spec("fuxictr") is None:
+        assert (done.returncode, done.stderr.splitlines()) == (
+            2,
+            ["ctr_din.py: fuxictr is not installed: pip install -e '.[bench]'"],
+        )
+        return
+    assert done.returncode == 0, done.stderr
+    assert "ours / it" in done.stdout
+    assert (tmp_path / "speed.png").stat().st_size > 1000
+
+
 @pytest.mark.skipif(find_spec("transformers") is None, reason="the peer is not installed: pip install -e '.[bench]'")
 def test_open_weights_beside_transformers_itself():
     done = script("open_weights.py")

@@ -2,10 +2,10 @@
 
 import tempfile
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import polars as pl
@@ -19,7 +19,11 @@ from tiny import silent
 from moon_jax.data.behaviour import BehaviourConfig, simulate
 from moon_jax.data.contract import DataError
 from moon_jax.data.histories import Behaviour, read_behaviour
-from moon_jax.models.ctr import CtrConfig, lag_bands
+from moon_jax.data.representations import embeddings_table
+from moon_jax.models.behaviour import Shape, lag_bands
+from moon_jax.models.catalogue import Catalogue, place_catalogue
+from moon_jax.models.ctr import CtrConfig
+from moon_jax.sharding import data_mesh
 from moon_jax.stages.application import ApplicationConfig, against_bayes, application
 from moon_jax.stages.compare import CompareConfig, compare
 
@@ -80,13 +84,55 @@ def test_an_unknown_item_is_named(tmp_path: Path, file: str) -> None:
         behaviour_of(tmp_path, [20, 10], events, shown)
 
 
+def test_histories_that_impressions_bring_along_are_read_as_they_stand(tmp_path: Path) -> None:
+    pl.DataFrame({"item_id": [30, 10, 20]}).write_parquet(tmp_path / "items.parquet")
+    shown = {
+        "impression_id": [1, 2, 3],
+        "user_id": [7, 7, 8],
+        "item_id": [10, 20, 30],
+        "clicked": [True, False, True],
+        "split": ["train", "train", "test"],
+        "history": [[30, 20, 10], [], [20]],
+    }
+    pl.DataFrame(shown).write_parquet(tmp_path / "impressions.parquet")
+    behaviour = read_behaviour(tmp_path / "items.parquet", None, tmp_path / "impressions.parquet")
+    items, actions = behaviour.history(np.arange(3), 2)
+    assert items.tolist() == [[1, 2], [-1, -1], [2, -1]]  # newest first
+    assert not actions.any()
+    assert behaviour.shown_in_training().tolist() == [True, True, True]
+    pl.DataFrame(shown | {"history": [[30], [99], [20]]}).write_parquet(tmp_path / "impressions.parquet")
+    with pytest.raises(DataError, match=r"impressions\.parquet, row 1: history has an unknown item_id"):
+        read_behaviour(tmp_path / "items.parquet", None, tmp_path / "impressions.parquet")
+
+
+@settings(max_examples=60, deadline=None)
+@given(logs(), st.integers(0, 2**10 - 1))
+def test_an_item_is_known_if_training_shows_it(log: tuple, held_out: int) -> None:
+    ids, events, shown = log
+    with tempfile.TemporaryDirectory() as folder:
+        behaviour = behaviour_of(Path(folder), ids, events, shown)
+    split = np.array(["test" if held_out >> place & 1 else "train" for place in range(len(shown))])
+    known: set[int] = set()
+    for (user, item, time), part in zip(shown, split, strict=True):
+        if part == "train":
+            known |= {item} | {event[1] for event in events if event[0] == user and event[3] < time}
+    found = replace(behaviour, split=split).shown_in_training()
+    assert found.tolist() == [item in known for item in ids]
+
+
 # The model
 
 ITEMS, CONTENT = 9, 5
 
 
-def model(length: int, content: int = CONTENT) -> Any:
-    return CtrConfig(items=ITEMS, actions=3, length=length, content=content).build(0)
+def model(modules: tuple[str, ...] = ("din",), content: int = CONTENT, **changes: Any) -> Any:
+    return CtrConfig(ITEMS, 3, modules, Shape(content=content), **changes).build(0)
+
+
+def catalogue(content: int = CONTENT, seed: int = 5) -> Catalogue:
+    vectors = np.random.default_rng(seed).normal(size=(ITEMS, CONTENT)).astype(np.float32)
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    return Catalogue(jnp.arange(ITEMS), jnp.asarray(vectors) if content else None)
 
 
 def shown_to(rng: np.random.Generator, real: int, length: int) -> dict[str, np.ndarray]:
@@ -96,52 +142,59 @@ def shown_to(rng: np.random.Generator, real: int, length: int) -> dict[str, np.n
         "target": rng.integers(0, ITEMS, 4),
         "history": np.pad(rng.integers(0, ITEMS, (4, real)), padding, constant_values=-1),
         "action": np.pad(rng.integers(0, 3, (4, real)), padding),
-        "content": rng.normal(size=(4, CONTENT)).astype(np.float32),
-        "similarity": np.pad(rng.uniform(-1, 1, (4, real)).astype(np.float32), padding),
     }
 
 
-def logits(model: Any, batch: dict[str, np.ndarray]) -> np.ndarray:
-    return np.asarray(
-        model(*(jnp.asarray(batch[name]) for name in ("target", "history", "action", "content", "similarity")))
-    )
+def logits(model: Any, batch: dict[str, np.ndarray], items: Catalogue) -> np.ndarray:
+    return np.asarray(model(*(jnp.asarray(batch[name]) for name in ("target", "history", "action")), items))
 
 
-@pytest.mark.parametrize("real", [0, 3])
-def test_padding_changes_nothing(real: int) -> None:
-    """Neither how much of it there is, nor what stands in it."""
-    short, long = (shown_to(np.random.default_rng(0), real, length) for length in (4, 8))
-    expected = logits(model(4), short)
-    np.testing.assert_allclose(logits(model(8), long), expected, atol=1e-6)
-    long["action"][:, real:], long["similarity"][:, real:] = 2, 0.77
-    np.testing.assert_allclose(logits(model(8), long), expected, atol=1e-6)
-
-
-def test_every_event_counts_and_so_does_its_place() -> None:
-    batch = shown_to(np.random.default_rng(1), 4, 4)
-    expected = logits(model(4), batch)
-    for change in ("history", "similarity", "content", "target"):
+@pytest.mark.parametrize("modules", [("din", "simtier"), ("cube",)])
+def test_every_event_counts_and_so_do_target_and_representations(modules: tuple[str, ...]) -> None:
+    batch, whole = shown_to(np.random.default_rng(1), 4, 4), model(modules)
+    expected = logits(whole, batch, catalogue())
+    for change in ("history", "action", "target"):
         other = batch | {change: np.roll(batch[change], 1, axis=-1)}
-        assert np.abs(logits(model(4), other) - expected).max() > 1e-6, change
+        assert np.abs(logits(whole, other, catalogue()) - expected).max() > 1e-6, change
+    assert np.abs(logits(whole, batch, catalogue(seed=6)) - expected).max() > 1e-6
 
 
 def test_without_representations_the_model_sees_ids_alone() -> None:
-    batch = shown_to(np.random.default_rng(2), 4, 4)
-    alone = model(4, content=0)
-    expected = alone(*(jnp.asarray(batch[name]) for name in ("target", "history", "action")), None, None)
-    other = shown_to(np.random.default_rng(3), 4, 4)
-    assert np.array_equal(logits(alone, batch | {name: other[name] for name in ("content", "similarity")}), expected)
-    assert not np.array_equal(logits(alone, batch | {"target": (batch["target"] + 1) % ITEMS}), expected)
+    batch, alone = shown_to(np.random.default_rng(2), 4, 4), model(content=0)
+    expected = logits(alone, batch, catalogue(0))
+    assert np.array_equal(logits(alone, batch, catalogue()), expected)
+    assert not np.array_equal(logits(alone, batch | {"target": (batch["target"] + 1) % ITEMS}, catalogue(0)), expected)
 
 
-@pytest.mark.parametrize("content", [0, CONTENT])
-def test_models_of_every_length_have_the_same_parameters(content: int) -> None:
-    shapes = []
-    for length in (1, 4, 16, 128, 1_000, 10_000):
-        config = CtrConfig(items=ITEMS, actions=3, length=length, content=content)
-        state = nnx.state(nnx.eval_shape(lambda config=config: config.build(0)), nnx.Param)
-        shapes.append(jax.tree.map(lambda leaf: leaf.shape, nnx.to_pure_dict(state)))
-    assert all(shape == shapes[0] for shape in shapes)
+def test_crosses_add_products_of_features() -> None:
+    """DCN-v2: with its matrices at 0 and biases at 1 a cross layer doubles its input."""
+    batch, crossed = shown_to(np.random.default_rng(3), 4, 4), model(top="dcnv2", crosses=1)
+    for layer in crossed.crosses:
+        layer.kernel[...], layer.bias[...] = jnp.zeros_like(layer.kernel[...]), jnp.ones_like(layer.bias[...])
+    plain = model()
+    for ours, theirs in zip(crossed.layers, plain.layers, strict=True):
+        theirs.kernel[...], theirs.bias[...] = ours.kernel[...], ours.bias[...]
+    plain.layers[0].kernel[...] *= 2
+    plain.logit.kernel[...], plain.logit.bias[...] = crossed.logit.kernel[...], crossed.logit.bias[...]
+    for name in ("ids", "actions"):
+        getattr(plain, name).embedding[...] = getattr(crossed, name).embedding[...]
+    plain.project.kernel[...] = crossed.project.kernel[...]
+    nnx.update(plain.modules, nnx.state(crossed.modules))
+    np.testing.assert_allclose(logits(plain, batch, catalogue()), logits(crossed, batch, catalogue()), rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"modules": ()}, "modules: at least one is needed"),
+        ({"modules": ("dim",)}, "modules: 'dim' is unknown; some of attention, din"),
+        ({"top": "mpl"}, "top: 'mpl' is unknown"),
+        ({"modules": ("din", "cube"), "content": 0}, "cube reads representations, and there are none"),
+    ],
+)
+def test_a_model_that_cannot_be_is_refused(changes: dict[str, Any], told: str) -> None:
+    with pytest.raises(ValueError, match=told):
+        model(**changes)
 
 
 def test_recency_bands_double() -> None:
@@ -149,11 +202,33 @@ def test_recency_bands_double() -> None:
     assert lag_bands(5_000, 12)[-1] == 11
 
 
+@pytest.mark.parametrize(("storage", "within"), [("float32", 1e-6), ("float16", 1e-3), ("int8", 1e-2)])
+def test_the_catalogue_gives_back_what_was_stored(storage: Any, within: float) -> None:
+    rng = np.random.default_rng(0)
+    vectors, known = rng.normal(size=(300, 64)).astype(np.float32), rng.random(300) < 0.8
+    vectors[7] = 0
+    placed, rows = place_catalogue(known, vectors, storage, data_mesh(2))
+    assert rows == known.sum() + 1
+    seen = np.asarray(placed.id_row_N)
+    assert sorted(seen[known]) == list(range(known.sum()))
+    assert set(seen[~known]) == {rows - 1}  # what was never trained shares one row
+    unit = vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-6)
+    found = np.asarray(placed.vectors(jnp.arange(300)))
+    assert np.linalg.norm(found - unit, axis=1).max() < within
+    assert placed.vectors_NxD is not None
+    assert placed.vectors_NxD.dtype == storage
+    history = jnp.asarray(rng.integers(0, 300, (3, 40)))
+    whole, cut = (np.asarray(placed.similarities(placed.vectors(jnp.arange(3)), history, chunk)) for chunk in (64, 7))
+    np.testing.assert_allclose(cut, whole, atol=1e-6)
+    np.testing.assert_allclose(whole[1], found[history[1]] @ found[1], atol=1e-5)
+
+
 # The stage
 
 LOG = BehaviourConfig(users=300, impressions=30, popularity_effect=0.2, auc=0.85)
 STYLES = 12
 CONFIG = ApplicationConfig(length=16, examples=16_000, batch=256)
+MODULES = {"ids": ("attention",), "moon": ("attention", "simtier")}
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -190,7 +265,8 @@ def runs(
     out = {}
     for name, inputs in (("ids", {}), ("moon", {"embed": representations})):
         folder = tmp_path_factory.mktemp(name)
-        out[name] = application(CONFIG, files=files, inputs=inputs, folder=folder, report=silent), folder
+        config = replace(CONFIG, modules=MODULES[name])
+        out[name] = application(config, files=files, inputs=inputs, folder=folder, report=silent), folder
     return out
 
 
@@ -217,6 +293,41 @@ def test_representations_that_hold_the_cause_beat_ids_and_chance_but_not_bayes(r
     gained = compare(CompareConfig(), files={}, inputs=inputs, folder=tmp_path, report=silent)
     assert gained["gauc_gain"] == pytest.approx(ours["gauc"] - ids["gauc"], abs=1e-12)
     assert gained["gauc_gain"] > 2 * gained["gauc_gain_se"] > 0
+
+
+def test_slices_are_those_of_the_predictions(runs: dict, files: dict[str, Path]) -> None:
+    result, folder = runs["ids"]
+    saved, shown = np.load(folder / "predictions.npz"), pl.read_parquet(files["impressions"])
+    test = shown.filter(pl.col("split") == "test")
+    counts = dict(shown.filter(pl.col("split") == "train").group_by("item_id").len().iter_rows())
+    seen = np.array([counts.get(item, 0) for item in test["item_id"].to_list()])
+    tail = seen <= np.quantile(seen, 0.2)
+    assert result["new_items_impressions"] == 0  # 300 users show 120 items all
+    assert result["tail_items_impressions"] == tail.sum() >= 0.2 * test.height
+    assert result["tail_items_auc"] == pytest.approx(roc_auc_score(saved["clicked"][tail], saved["p"][tail]), abs=1e-12)
+    assert 0.2 * test.height <= result["cold_users_impressions"] < test.height
+    assert 0 < result["ece"] < 0.2
+
+
+def test_vectors_of_ones_own_are_read_from_a_file(
+    runs: dict, files: dict[str, Path], representations: Path, tmp_path: Path
+) -> None:
+    """In another order, and one missing: as the embed step's own with a row of zeros."""
+    vectors, ids = np.load(representations / "items.npy").astype(np.float32), np.arange(120) * 3 + 7
+    for name in ("own", "embed", "a", "b", "c"):
+        (tmp_path / name).mkdir()
+    kept = np.random.default_rng(0).permutation(119)
+    embeddings_table(ids[kept], vectors[kept]).write_parquet(tmp_path / "own" / "embeddings.parquet")
+    vectors[119] = 0
+    np.save(tmp_path / "embed" / "items.npy", vectors)
+    brief = replace(CONFIG, modules=("simtier",), examples=512)
+    own = files | {"embeddings": tmp_path / "own" / "embeddings.parquet"}
+    ours = application(brief, files=own, inputs={}, folder=tmp_path / "a", report=silent)
+    theirs = application(brief, files=files, inputs={"embed": tmp_path / "embed"}, folder=tmp_path / "b", report=silent)
+    assert ours["auc"] == pytest.approx(theirs["auc"], abs=2e-3)  # its vectors were rounded once more
+    embeddings_table(ids + 1, np.ones((120, 3))).write_parquet(tmp_path / "own" / "embeddings.parquet")
+    with pytest.raises(DataError, match=r"embeddings\.parquet: not one of its item_ids is in items\.parquet"):
+        application(brief, files=own, inputs={}, folder=tmp_path / "c", report=silent)
 
 
 def test_a_run_compared_with_itself_gains_nothing(runs: dict, tmp_path: Path) -> None:
@@ -260,7 +371,8 @@ def test_a_stopped_run_ends_as_if_it_had_not_been_stopped(
     while not result:
         try:
             inputs = {"embed": representations}
-            result = application(CONFIG, files=files, inputs=inputs, folder=tmp_path, report=report)
+            config = replace(CONFIG, modules=MODULES["moon"])
+            result = application(config, files=files, inputs=inputs, folder=tmp_path, report=report)
         except KeyboardInterrupt:
             continue
     assert not stops
@@ -271,8 +383,6 @@ def test_a_stopped_run_ends_as_if_it_had_not_been_stopped(
 
 
 def test_a_rate_that_is_far_too_high_is_a_result(files: dict[str, Path], tmp_path: Path) -> None:
-    from dataclasses import replace
-
     wild = replace(CONFIG, peak_lr=1e30)
     result = application(wild, files=files, inputs={}, folder=tmp_path, report=silent)
     assert result["status"] == "diverged"

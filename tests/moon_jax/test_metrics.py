@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from moon_jax.metrics import auc, contrastive_entropy, gauc, hit_rate_at_k, log_loss, ndcg_at_k, recall_at_k, top_k
+from moon_jax.metrics import auc, contrastive_entropy, ece, gauc, hit_rate_at_k, log_loss, ndcg_at_k, recall_at_k, top_k
 from moon_jax.metrics.paired import paired_gauc
 
 
@@ -36,9 +36,7 @@ def reference_gauc(labels: np.ndarray, scores: np.ndarray, users: np.ndarray) ->
     return float(np.average(values, weights=weights)), left_out
 
 
-@settings(max_examples=300, deadline=None)
-@given(impressions())
-def test_auc_and_gauc_equal_the_references(case: tuple[np.ndarray, np.ndarray, np.ndarray]) -> None:
+def compare_auc_and_gauc(case: tuple[np.ndarray, np.ndarray, np.ndarray]) -> None:
     from sklearn.metrics import roc_auc_score
 
     labels, scores, users = case
@@ -52,9 +50,7 @@ def test_auc_and_gauc_equal_the_references(case: tuple[np.ndarray, np.ndarray, n
     assert value == pytest.approx(expected, abs=1e-12, nan_ok=True)
 
 
-@settings(max_examples=200, deadline=None)
-@given(impressions(), st.integers(1, 15))
-def test_ndcg_equals_the_reference(case: tuple[np.ndarray, np.ndarray, np.ndarray], k: int) -> None:
+def compare_ndcg(case: tuple[np.ndarray, np.ndarray, np.ndarray], k: int) -> None:
     from sklearn.metrics import ndcg_score
 
     labels, scores, queries = case
@@ -69,6 +65,43 @@ def test_ndcg_equals_the_reference(case: tuple[np.ndarray, np.ndarray, np.ndarra
     value, found_left_out = ndcg_at_k(grades, scores, queries, k)
     assert found_left_out == left_out
     assert value == pytest.approx(np.mean(kept) if kept else np.nan, abs=1e-12, nan_ok=True)
+
+
+def compare_log_loss(case: tuple[np.ndarray, np.ndarray, np.ndarray]) -> None:
+    import sklearn.metrics
+
+    labels, scores, _ = case
+    probabilities = 1 / (1 + np.exp(-scores))
+    expected = sklearn.metrics.log_loss(labels, probabilities, labels=[0, 1])
+    assert log_loss(labels, probabilities) == pytest.approx(expected, abs=1e-12)
+
+
+@settings(max_examples=300, deadline=None)
+@given(impressions(), st.integers(1, 15))
+def test_metrics_equal_the_references(case: tuple[np.ndarray, np.ndarray, np.ndarray], k: int) -> None:
+    compare_auc_and_gauc(case)
+    compare_ndcg(case, k)
+    compare_log_loss(case)
+
+
+@pytest.mark.proof
+@settings(max_examples=10_000, deadline=None)
+@given(impressions(), st.integers(1, 15))
+def test_metrics_equal_the_references_ten_thousand_times(case: tuple[np.ndarray, ...], k: int) -> None:
+    compare_auc_and_gauc(case)  # type: ignore[arg-type]
+    compare_ndcg(case, k)  # type: ignore[arg-type]
+    compare_log_loss(case)  # type: ignore[arg-type]
+
+
+def test_calibration_error_is_the_distance_within_bins_of_equal_mass() -> None:
+    rng = np.random.default_rng(0)
+    p = rng.random(100_000)
+    labels = (rng.random(100_000) < p).astype(int)
+    assert ece(labels, p) < 0.006  # of chance alone: about sqrt(.17 / 5,000) x .8 a bin
+    assert ece(labels, np.clip(p * 0.8, 0, 1)) == pytest.approx(0.1, abs=0.01)
+    # two bins by hand: |1/2 - .15| and |1 - .65|, half of the weight each
+    assert ece([0, 1, 1, 1], [0.1, 0.2, 0.6, 0.7], bins=2) == pytest.approx(0.35)
+    assert np.isnan(ece([], []))
 
 
 def test_ndcg_refuses_negative_grades_and_depth_zero() -> None:
@@ -97,17 +130,6 @@ def test_a_constant_added_per_user_moves_auc_but_not_gauc() -> None:
     moved = scores + rng.normal(size=40)[users] * 5
     assert gauc(labels, moved, users)[0] == pytest.approx(gauc(labels, scores, users)[0], abs=1e-12)
     assert abs(auc(labels, moved) - auc(labels, scores)) > 0.01
-
-
-@settings(max_examples=100, deadline=None)
-@given(impressions())
-def test_log_loss_equals_scikit_learn(case: tuple[np.ndarray, np.ndarray, np.ndarray]) -> None:
-    import sklearn.metrics
-
-    labels, scores, _ = case
-    probabilities = 1 / (1 + np.exp(-scores))
-    expected = sklearn.metrics.log_loss(labels, probabilities, labels=[0, 1])
-    assert log_loss(labels, probabilities) == pytest.approx(expected, abs=1e-12)
 
 
 @pytest.mark.parametrize(
