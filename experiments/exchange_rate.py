@@ -31,14 +31,11 @@ def cells(preset: str, data: "Dataset") -> list[Cell]:
     """version (kind x budget) x seed; the CTR model, its data and its seeds are the same for all versions."""
     for file in ("events", "impressions", "pairs"):
         data.path(file)
-    recipe, searches = recipe_for(preset, data), searches_of(data)
-    out = []
+    recipe, out = recipe_for(preset, data), []
     for kind, modalities in KINDS.items():
-        forms = tuple(form for form in (s.restricted(modalities) for s in mixture_of(data)) if form)
-        if not forms:
+        if (forms := versions_of(data, modalities)) is None:
             raise QuestionError(f"{data.folder}: no search can be trained with {kind}")
-        # A search whose gallery has nothing to show under these modalities is measured with what the version embeds.
-        measured = tuple(_gallery(form, modalities) for form in searches)
+        measured = measured_with(data, modalities)
         for budget in recipe.version_budgets:
             for seed in recipe.seeds:
                 run = steps.posttrain(data, recipe, forms=forms, tokens=budget, seed=seed)
@@ -47,6 +44,16 @@ def cells(preset: str, data: "Dataset") -> list[Cell]:
                 coordinates = {"kind": kind, "budget": budget, "seed": seed, "version": f"{kind} @ {budget:,}"}
                 out.append(Cell(coordinates, {"posttrain": run, "embed": embedded, "application": ctr}))
     return out
+
+
+def versions_of(data: "Dataset", modalities: tuple[str, ...]) -> tuple[Form, ...] | None:
+    """The forms that a version of these modalities is trained on; None where no search has any."""
+    return tuple(form for form in (s.restricted(modalities) for s in mixture_of(data)) if form) or None
+
+
+def measured_with(data: "Dataset", modalities: tuple[str, ...]) -> tuple[Form, ...]:
+    """The searches that it is measured by; one whose gallery has nothing of these modalities, with what the version embeds."""
+    return tuple(_gallery(form, modalities) for form in searches_of(data))
 
 
 def _gallery(form: Form, modalities: tuple[str, ...]) -> Form:

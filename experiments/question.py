@@ -21,6 +21,7 @@ QUESTIONS = (
     "negatives",
     "sequence_length",
     "exchange_rate",
+    "funnel",
     "pixel_floor",
     "processing",
     "pretraining",
@@ -28,7 +29,7 @@ QUESTIONS = (
     "embedding",
     "size_ladder",
 )
-ALL = QUESTIONS[:4]
+ALL = QUESTIONS[:5]
 
 
 class QuestionError(ValueError):

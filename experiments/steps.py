@@ -22,6 +22,8 @@ from moon_jax.stages.posttrain import PosttrainConfig, TrunkConfig
 from moon_jax.stages.prepare import PrepareConfig
 from moon_jax.stages.pretrain import PretrainConfig
 from moon_jax.stages.process import ProcessConfig, RepresentConfig
+from moon_jax.stages.relevance import RelevanceConfig
+from moon_jax.stages.retrieval import RetrievalConfig
 from sweeps import DataFile, Step
 
 VERSIONS = {
@@ -35,6 +37,8 @@ VERSIONS = {
     "embed": 4,
     "application": 3,
     "compare": 1,
+    "retrieval": 1,
+    "relevance": 1,
     "clearance": 1,
     "process": 1,
     "represent": 1,
@@ -247,6 +251,20 @@ def application(
         else:
             names.append("embeddings")
     return _step("application", config, files=_files(dataset, *names), **needs)
+
+
+def retrieval(dataset: Dataset, embedded: Step | None, *, ann: bool) -> Step:
+    """What users click found by what they did, on an embed step's representations or `embeddings.parquet`."""
+    names = ["items", "impressions", *(("events",) if dataset.has("events") else ())]
+    needs = {} if embedded is None else {"embed": embedded}
+    names += ["embeddings"] if embedded is None else []
+    return _step("retrieval", RetrievalConfig(ann=ann), files=_files(dataset, *names), **needs)
+
+
+def relevance(dataset: Dataset, embedded: Step, form: Form) -> Step:
+    """How an embed step's representations order the judged pairs of `relevance.parquet`."""
+    needs = {"prepare": embedded.needs["prepare"], "posttrain": embedded.needs["posttrain"], "embed": embedded}
+    return _step("relevance", RelevanceConfig(form), files=_files(dataset, "queries", "relevance"), **needs)
 
 
 def compare(run: Step, baseline: Step) -> Step:

@@ -1,0 +1,179 @@
+"""What is each representation worth at each stage of the funnel: retrieval, relevance, ranking?
+
+Hypothesis: the representation that finds most also ranks best, and both images and text together are worth more than
+either alone at every stage. Refuted where the order of representations differs between stages by more than their
+intervals, or where a trained representation does not stand above the untrained one.
+"""
+
+import math
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from analysis.axes import frame
+from analysis.figures import BLUE, GREY, new_figure
+from experiments import steps
+from experiments.exchange_rate import KINDS, measured_with, versions_of
+from experiments.question import QuestionError, Reading
+from experiments.reading import number, primary_search
+from experiments.recipes import recipe_for, searches_of
+from sweeps import Cell
+
+if TYPE_CHECKING:
+    import polars as pl
+    from matplotlib.figure import Figure
+
+    from moon_jax.data.contract import Dataset
+
+UNTRAINED = "untrained"
+OWN = "embeddings.parquet"
+# stage -> (metric, what it is called); the search metric that stands for query -> item retrieval is put in by the data
+STAGES = {
+    "retrieval_recall@100": "retrieval by history, recall@100",
+    "relevance_ndcg@10": "relevance, NDCG@10",
+    "gauc_gain": "ranking, GAUC over IDs alone",
+}
+
+
+def cells(preset: str, data: "Dataset") -> list[Cell]:
+    """representation x seed at the largest budget of the exchange rate's versions, and the untrained encoder."""
+    data.path("impressions")
+    recipe, out = recipe_for(preset, data), []
+    ann = find_spec("usearch") is not None
+    for seed in recipe.seeds:
+        ids = steps.application(
+            data, recipe, length=recipe.ctr_length, seed=seed, embedded=None, modules=("attention",)
+        )
+        if data.has("embeddings"):
+            ranked = steps.application(data, recipe, length=recipe.ctr_length, seed=seed, embedded=None)
+            named = {"retrieval": steps.retrieval(data, None, ann=ann), "application": ranked}
+            named["compare"] = steps.compare(ranked, ids)
+            out.append(Cell({"kind": OWN, "budget": 0, "seed": seed, "run": ranked.name}, named))
+            continue
+        for file in ("events", "pairs"):
+            data.path(file)
+        for kind, budget in ((UNTRAINED, 0), *((kind, recipe.version_budgets[-1]) for kind in KINDS)):
+            modalities = KINDS.get(kind, ("image", "text"))
+            if (forms := versions_of(data, modalities)) is None:
+                continue
+            run = steps.posttrain(data, recipe, forms=forms, tokens=budget, seed=seed)
+            embedded = steps.embed(data, recipe, run, measured_with(data, modalities), modalities)
+            ranked = steps.application(data, recipe, length=recipe.ctr_length, seed=seed, embedded=embedded)
+            named = {"posttrain": run, "embed": embedded, "retrieval": steps.retrieval(data, embedded, ann=ann)}
+            if data.has("relevance"):
+                text = [form for form in searches_of(data) if form.search == "text"]
+                if text and "text" in modalities:
+                    named["relevance"] = steps.relevance(data, embedded, text[0])
+            named |= {"application": ranked, "compare": steps.compare(ranked, ids)}
+            out.append(Cell({"kind": kind, "budget": budget, "seed": seed, "run": run.name}, named))
+    return out
+
+
+def read(results: "pl.DataFrame") -> Reading:
+    """Per representation each stage's metric with its interval over seeds and what is drawn; whether the orders agree."""
+    import polars as pl
+
+    done = results.filter(pl.col("status") == "done")
+    if done.is_empty():
+        raise QuestionError("funnel: no representation has been through all stages yet")
+    metrics = {name: told for name, told in STAGES.items() if name in done.columns}
+    if OWN not in set(done["kind"]):
+        search = primary_search(done)
+        metrics = {f"{search}_recall@10": f"retrieval by {search} search, recall@10"} | metrics
+    table = by_kind(done, metrics)
+    reading = Reading(answer=[])
+    best = {}
+    for metric, told in metrics.items():
+        rows = table.filter(pl.col("metric") == metric).drop_nulls("mean").sort("mean", descending=True)
+        if rows.is_empty():
+            continue
+        best[told] = rows["representation"][0]
+        listed = ", ".join(
+            f"{r['representation']} {r['mean']:.4f}" + (f" +- {r['half']:.4f}" if math.isfinite(r["half"]) else "")
+            for r in rows.iter_rows(named=True)
+        )
+        reading.answer.append(f"{told[0].upper()}{told[1:]}: {listed}.")
+    if table["representation"].n_unique() > 1:
+        same = "the same representation is first at every stage" if len(set(best.values())) == 1 else (
+            "not one representation is first at every stage"
+        )  # fmt: skip
+        reading.answer.insert(0, f"{same[0].upper()}{same[1:]}: {', '.join(f'{k}: {v}' for k, v in best.items())}.")
+    _notes(reading, done)
+    reading.tables["representations"] = table
+    slices = [c for c in done.columns if c.endswith(("_items_gauc", "_users_gauc"))]
+    if slices:
+        means = [pl.col(c).mean() for c in ("gauc", *slices)]
+        reading.tables["GAUC by slice"] = done.group_by("kind", maintain_order=True).agg(means)
+    reading.figures["funnel"] = funnel_figure(table, metrics)
+    return reading
+
+
+def by_kind(done: "pl.DataFrame", metrics: dict[str, str]) -> "pl.DataFrame":
+    """One row a representation and metric: mean over seeds, half of a 95 % interval.
+
+    The interval is 1.96 times the root of (the stage's own error over users, where it has one)^2 + variance of seeds / seeds.
+    """
+    import polars as pl
+
+    rows: list[dict[str, Any]] = []
+    for (kind,), part in done.group_by("kind", maintain_order=True):
+        for metric in metrics:
+            values = part[metric].drop_nulls().to_numpy()
+            if not values.size:
+                continue
+            error = f"{metric}_se"
+            own = number(part[error].mean()) if error in part.columns else math.nan
+            seeds = float(np.var(values, ddof=1)) / values.size if values.size > 1 else math.nan
+            known = [x for x in (own**2, seeds) if math.isfinite(x)]
+            half = 1.96 * math.sqrt(sum(known)) if known else math.nan
+            rows.append(
+                {"representation": kind, "metric": metric, "mean": values.mean(), "half": half, "seeds": values.size}
+            )
+    return pl.DataFrame(rows)
+
+
+def _notes(reading: Reading, done: "pl.DataFrame") -> None:
+    if "retrieval_recall@100" in done.columns:
+        left = int(number(done["retrieval_left_out"].max()))
+        reading.notes.append(
+            f"Retrieval by history: {int(number(done['retrieval_impressions'].max())):,} clicked test impressions, gallery of "
+            f"{int(number(done['retrieval_gallery'].max())):,} items, {left:,} impressions without a history left out; the "
+            f"most popular items alone reach {number(done['retrieval_popularity@100'].mean()):.4f}, chance "
+            f"{number(done['retrieval_chance@100'].mean()):.4f} (recall@100)."
+        )
+        if "retrieval_ann_found" in done.columns:
+            reading.notes.append(
+                f"The approximate index (HNSW) finds {number(done['retrieval_ann_found'].min()):.1%} or more of the exact top "
+                f"100; recall@100 by it {number(done['retrieval_ann_recall@100'].mean()):.4f} against "
+                f"{number(done['retrieval_recall@100'].mean()):.4f} exactly."
+            )
+    if "relevance_ndcg@10" not in done.columns:
+        reading.notes.append("Relevance is not measured: the data has no relevance.parquet with a text search.")
+    reading.notes.append("Intervals: 95 %, from errors over users, where a stage has them, and the spread of seeds.")
+    reading.weak.append("one budget for all representations, and one CTR model")
+
+
+def funnel_figure(table: "pl.DataFrame", metrics: dict[str, str]) -> "Figure":
+    """A panel a stage, a dot a representation with its interval."""
+    import polars as pl
+
+    shown = [metric for metric in metrics if metric in set(table["metric"])]
+    kinds = list(dict.fromkeys(table["representation"]))[::-1]
+    figure = new_figure(width=2.6 + 2.6 * len(shown), height=1.6 + 0.36 * len(kinds))
+    for panel, metric in enumerate(shown):
+        ax = figure.add_subplot(1, len(shown), panel + 1)
+        rows = {row["representation"]: row for row in table.filter(pl.col("metric") == metric).iter_rows(named=True)}
+        for at, kind in enumerate(kinds):
+            if kind not in rows:
+                continue
+            colour, mean, half = GREY if kind == UNTRAINED else BLUE, rows[kind]["mean"], rows[kind]["half"]
+            if math.isfinite(half):
+                ax.plot([mean - half, mean + half], [at, at], color=colour, lw=1.8)
+            ax.plot([mean], [at], color=colour, marker="o", ms=6, ls="")
+        ax.set_ylim(-0.6, len(kinds) - 0.4)
+        ax.set_yticks(range(len(kinds)), kinds if not panel else [""] * len(kinds))
+        ax.locator_params(axis="x", nbins=4)
+        frame(ax, metrics[metric].replace(", ", ",\n"), "")
+    figure.suptitle("What each representation is worth at each stage", x=0.02, ha="left", fontsize=11)
+    return figure
