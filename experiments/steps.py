@@ -9,6 +9,7 @@ from experiments.recipes import Recipe
 from moon_jax.data.contract import Dataset
 from moon_jax.data.forms import OWN, Form
 from moon_jax.data.processing import Transformation
+from moon_jax.data.tables import read_schema
 from moon_jax.models.behaviour import MODULES
 from moon_jax.models.encoder import EncoderConfig
 from moon_jax.stages.adopt import AdoptConfig
@@ -34,7 +35,7 @@ VERSIONS = {
     "answers": 1,
     "posttrain": 3,
     "trunk": 2,
-    "embed": 4,
+    "embed": 5,
     "application": 3,
     "compare": 1,
     "retrieval": 1,
@@ -217,7 +218,15 @@ def embed(
     dims: tuple[int, ...] = (),
 ) -> Step:
     """Vectors and search metrics of a run, over the arrays that it was trained on; of nested `dims`, too."""
-    return _step("embed", EmbedConfig(searches, item, dims=dims), prepare=run.needs["prepare"], posttrain=run)
+    config = EmbedConfig(searches, item, dims=dims, queries=asks(dataset))
+    return _step("embed", config, prepare=run.needs["prepare"], posttrain=run)
+
+
+def asks(dataset: Dataset) -> bool:
+    """Whether behaviour names queries: as events, or as what impressions answer."""
+    return dataset.has("queries") and any(
+        "query_id" in read_schema(dataset.path(name)) for name in ("events", "impressions") if dataset.has(name)
+    )
 
 
 def application(
@@ -246,6 +255,7 @@ def application(
     names = ["items", "impressions", *(name for name in ("events", "truth") if dataset.has(name))]
     needs = {}
     if any(MODULES[name].reads_content for name in modules):
+        names += ["queries"] if asks(dataset) else []
         if embedded is not None:
             needs["embed"] = embedded
         else:

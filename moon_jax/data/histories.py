@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from moon_jax.data.contract import DataError, read_table
+from moon_jax.data.tables import read_schema
 
 if TYPE_CHECKING:
     import polars as pl
@@ -20,9 +21,11 @@ class Behaviour:
     """Events sorted by (user, time) and impressions that point into them.
 
     event_item, event_action: int32 E, item rows and action ids; impression_item int32 I, item rows;
+    where queries are read as behaviours, row N + q of `event_item` and of `impression_query` (int32 I) is query row q;
     start, end int64 I: the user's events strictly before the impression are rows start..end;
     user int64 I; clicked float32 I; split object I ("train", "valid", "test"); impression_ids int64 I;
-    item_ids int64 N, in the order of rows.
+    item_ids int64 N, in the order of rows; queries: how many query rows follow those of the items;
+    impression_query: -1 where an impression answers no query.
     """
 
     item_ids: Array
@@ -37,15 +40,22 @@ class Behaviour:
     end: Array
     clicked: Array
     split: Array
+    queries: int = 0
+    impression_query: Array | None = None
 
     @property
     def items(self) -> int:
         return self.item_ids.size
 
+    @property
+    def answers_queries(self) -> bool:
+        """Whether some impression answers a query."""
+        return self.impression_query is not None and bool((self.impression_query >= 0).any())
+
     def history(self, rows_B: Array, length: int) -> tuple[Array, Array]:
         """The last `length` events before each impression, newest first: (item rows, action ids), int32 B x L.
 
-        Item rows are -1 where the history is shorter, and for events without an item (a text query, say).
+        Item rows are -1 where the history is shorter, and for events without an item, unless queries are read.
         """
         at_BxL = self.end[rows_B, None] - 1 - np.arange(length)[None, :]
         real_BxL = at_BxL >= self.start[rows_B, None]
@@ -64,7 +74,7 @@ class Behaviour:
         np.add.at(edges, self.end[training], -1)
         read = self.event_item[np.cumsum(edges[:-1]) > 0]
         known = np.zeros(self.items, bool)
-        known[read[read >= 0]] = True
+        known[read[(read >= 0) & (read < self.items)]] = True
         known[self.impression_item[training]] = True
         return known
 
@@ -76,26 +86,40 @@ def rows_among(item_ids: Array, ids: Array) -> tuple[Array, Array]:
     return rows.astype(np.int32), item_ids[rows] == ids
 
 
-def read_behaviour(items: Path, events: Path | None, impressions: Path) -> Behaviour:
+def read_behaviour(items: Path, events: Path | None, impressions: Path, queries: Path | None = None) -> Behaviour:
     """Items' ids, events and impressions of a dataset as arrays; DataError where an id is unknown.
 
-    Without events the impressions' own `history` lists (newest last) are read, as clicks.
+    With `queries` the queries that events and impressions name are read, too. Without events the impressions' own
+    `history` lists (newest last) are read, as clicks.
     """
     item_ids = read_table(items, ["item_id"])["item_id"].to_numpy()
 
-    def rows_of(ids: Array, path: Path) -> Array:
-        rows, found = rows_among(item_ids, ids)
+    def rows_of(ids: Array, path: Path, known: Array = item_ids, name: str = "item_id") -> Array:
+        rows, found = rows_among(known, ids)
         if (unknown := np.flatnonzero(~found)).size:
-            raise DataError(f"{path}, row {unknown[0]}: unknown item_id {ids[unknown[0]]}")
+            raise DataError(f"{path}, row {unknown[0]}: unknown {name} {ids[unknown[0]]}")
         return rows
+
+    query_ids = np.zeros(0, np.int64) if queries is None else read_table(queries, ["query_id"])["query_id"].to_numpy()
+
+    def query_rows_of(table: "pl.DataFrame", path: Path) -> Array:
+        """Row N + q where a row names a query and no item, -1 elsewhere."""
+        out = np.full(table.height, -1, np.int32)
+        if query_ids.size and "query_id" in table.columns:
+            named = table["query_id"].is_not_null().to_numpy()
+            ids = table["query_id"].fill_null(int(query_ids[0])).to_numpy()
+            out[named] = (item_ids.size + rows_of(ids, path, query_ids, "query_id"))[named]
+        return out
 
     if events is None:
         return _read_lists(item_ids, impressions, rows_of)
-    happened = read_table(events, ["user_id", "item_id", "action", "timestamp"])
-    shown = read_table(impressions, ["impression_id", "user_id", "item_id", "timestamp", "clicked", "split"])
+    happened = read_table(events, _with_query(events, "user_id", "item_id", "action", "timestamp"))
+    named = ("impression_id", "user_id", "item_id", "timestamp", "clicked", "split")
+    shown = read_table(impressions, _with_query(impressions, *named))
     names, action_E = np.unique(happened["action"].to_numpy().astype(str), return_inverse=True)
     has_item = happened["item_id"].is_not_null().to_numpy()
     event_item = np.where(has_item, rows_of(happened["item_id"].fill_null(int(item_ids[0])).to_numpy(), events), -1)
+    event_item = np.where(has_item, event_item, query_rows_of(happened, events))
     start, end = _before(happened, shown)
     return Behaviour(
         event_item=event_item,
@@ -109,7 +133,14 @@ def read_behaviour(items: Path, events: Path | None, impressions: Path) -> Behav
         clicked=shown["clicked"].to_numpy().astype(np.float32),
         split=shown["split"].to_numpy().astype(str),
         item_ids=item_ids,
+        queries=query_ids.size,
+        impression_query=query_rows_of(shown, impressions) if query_ids.size else None,
     )
+
+
+def _with_query(path: Path, *columns: str) -> list[str]:
+    """These columns, and `query_id` where the file has it."""
+    return [*columns, *(("query_id",) if "query_id" in read_schema(path) else ())]
 
 
 def _read_lists(item_ids: Array, impressions: Path, rows_of: Callable[[Array, Path], Array]) -> Behaviour:

@@ -15,7 +15,8 @@ Storage = Literal["float32", "float16", "int8"]
 class Catalogue(NamedTuple):
     """id_row_N int32: rows of the ID table; vectors_NxD: unit-length representations as they are stored, or None.
 
-    scale_N float32: what int8 vectors are multiplied with.
+    Where queries are behaviours, too, their rows follow those of the items. scale_N float32: what int8 vectors are
+    multiplied with.
     """
 
     id_row_N: Array
@@ -44,26 +45,28 @@ class Catalogue(NamedTuple):
 
 
 def place_catalogue(
-    known_N: np.ndarray, vectors_NxD: np.ndarray | None, storage: Storage, mesh: Mesh
+    known_N: np.ndarray, vectors_NxD: np.ndarray | None, storage: Storage, mesh: Mesh, *, queries: int = 0
 ) -> tuple[Catalogue, int]:
     """(the catalogue on the devices, rows of its ID table).
 
-    Items that no training impression or history shows share the last row of the ID table: an embedding that was never
-    trained would be noise. Vectors are brought to unit length (0 stays 0: an item without one), stored as asked, and
-    split by rows over the axes of the mesh that split parameters.
+    Items that no training impression or history shows share a row of the ID table: an embedding that was never trained
+    would be noise. Queries, the last rows, share another: they hardly recur. Vectors are brought to unit length (0 stays 0:
+    an item without one), stored as asked, and split by rows over the axes of the mesh that split parameters.
 
     Args:
-        known_N: bool.
-        vectors_NxD: floats, or None for the ID-only catalogue.
+        known_N: bool, of the items.
+        vectors_NxD: floats, of items and then queries, or None for the ID-only catalogue.
         storage: float16 has 2 bytes a number, int8 one, and a scale for each vector.
         mesh: of the run.
+        queries: how many there are.
     """
     known = int(known_N.sum())
     id_row_N = np.where(known_N, np.cumsum(known_N) - 1, known).astype(np.int32)
+    id_row_N = np.append(id_row_N, np.full(queries, known + 1, np.int32))
     whole, by_rows = NamedSharding(mesh, PartitionSpec()), NamedSharding(mesh, PartitionSpec(("model", "fsdp")))
     ids, scale = jax.device_put(id_row_N, whole), None
     if vectors_NxD is None:
-        return Catalogue(ids), known + 1
+        return Catalogue(ids), known + 1 + bool(queries)
     kept = np.zeros((-(-len(vectors_NxD) // ROWS) * ROWS, vectors_NxD.shape[1]), np.float32)
     kept[: len(vectors_NxD)] = vectors_NxD
     kept /= np.maximum(np.linalg.norm(kept, axis=1, keepdims=True), 1e-6)
@@ -71,4 +74,4 @@ def place_catalogue(
         scale_N = np.maximum(np.abs(kept).max(axis=1), 1e-12) / 127
         kept = np.rint(kept / scale_N[:, None]).astype(np.int8)
         scale = jax.device_put(scale_N.astype(np.float32), by_rows)
-    return Catalogue(ids, jax.device_put(kept.astype(storage), by_rows), scale), known + 1
+    return Catalogue(ids, jax.device_put(kept.astype(storage), by_rows), scale), known + 1 + bool(queries)

@@ -25,6 +25,7 @@ class CtrConfig:
         modules: names of behaviour modules, joined side by side.
         shape: sizes that the modules share; `shape.content` is the width of the frozen representations, 0 for an ID-only
             model. With representations the target's own, r_t, joins, too, whatever the modules.
+        query: whether impressions answer a query whose representation is known: r_q and cos(r_t, r_q) join, too.
         top: "mlp", or "dcnv2": cross layers before it.
         hidden: widths of the top MLP; crosses: number of cross layers.
     """
@@ -33,6 +34,7 @@ class CtrConfig:
     actions: int
     modules: tuple[str, ...] = ("din",)
     shape: Shape = field(default_factory=Shape)
+    query: bool = False
     top: Literal["mlp", "dcnv2"] = "mlp"
     hidden: tuple[int, ...] = (64, 32)
     crosses: int = 2
@@ -43,6 +45,8 @@ class CtrConfig:
             raise ValueError(f"top: {self.top!r} is unknown; mlp or dcnv2")
         if blind := [name for name in self.modules if MODULES[name].reads_content and not self.shape.content]:
             raise ValueError(f"modules: {blind[0]} reads representations, and there are none")
+        if self.query and not self.shape.content:
+            raise ValueError("query: queries are read as representations, and there are none")
 
     def build(self, seed: Array | int) -> "CtrModel":
         return CtrModel(self, nnx.Rngs(jax.random.key(seed)))
@@ -75,13 +79,18 @@ class CtrModel(nnx.Module):
         if config.shape.content:
             self.project = linear(config.shape.content, width, rngs)
             features += width
+        if config.query:
+            self.project_query = linear(config.shape.content, width, rngs)
+            features += width + 1
         crosses = config.crosses if config.top == "dcnv2" else 0
         self.crosses = nnx.List([linear(features, features, rngs, bias=True) for _ in range(crosses)])
         widths = (features, *config.hidden)
         self.layers = nnx.List([linear(a, b, rngs, bias=True) for a, b in itertools.pairwise(widths)])
         self.logit = linear(widths[-1], 1, rngs, bias=True)
 
-    def __call__(self, target_B: Array, history_BxL: Array, action_BxL: Array, catalogue: Catalogue) -> Array:
+    def __call__(
+        self, target_B: Array, history_BxL: Array, action_BxL: Array, catalogue: Catalogue, query_B: Array | None = None
+    ) -> Array:
         """Click logits, float32 B.
 
         Args:
@@ -89,17 +98,27 @@ class CtrModel(nnx.Module):
             history_BxL: item rows of the last L behaviours, newest first, -1 where the history is shorter.
             action_BxL: action ids of the same.
             catalogue: of the dataset, with representations if the model reads them.
+            query_B: rows of the queries that impressions answer, -1 for none, where the model reads them.
         """
         seen = self.see(target_B, history_BxL, action_BxL, catalogue)
         parts = [seen.target_BxW, *(module(seen) for module in self.modules)]
         if seen.target_BxD is not None:
             parts.append(self.project(seen.target_BxD))
+        if self.config.query:
+            parts += self.answers(seen, catalogue, query_B)
         x_BxF = first_BxF = jnp.concatenate(parts, axis=1)
         for cross in self.crosses:  # DCN-v2 (arXiv 2008.13535, eq. 1): x0 * (W x + b) + x
             x_BxF = first_BxF * cross(x_BxF) + x_BxF
         for layer in self.layers:
             x_BxF = jax.nn.relu(layer(x_BxF))
         return self.logit(x_BxF)[:, 0]
+
+    def answers(self, seen: Seen, catalogue: Catalogue, query_B: Array | None) -> list[Array]:
+        """[P r_q, cos(r_t, r_q)], 0 where there is no query (arXiv 2511.11305, Fig 5)."""
+        if query_B is None or seen.target_BxD is None:
+            raise ValueError("this model reads queries and representations: give both")
+        query_BxD = catalogue.vectors(jnp.maximum(query_B, 0)) * (query_B >= 0)[:, None]
+        return [self.project_query(query_BxD), jnp.einsum("bd,bd->b", query_BxD, seen.target_BxD)[:, None]]
 
     def see(self, target_B: Array, history_BxL: Array, action_BxL: Array, catalogue: Catalogue) -> Seen:
         """What the modules see: embeddings looked up, cosines computed."""

@@ -74,20 +74,22 @@ def application(
 ) -> dict[str, Any]:
     """Step function: representations + behaviour -> `predictions.npz` on the test split, and its metrics.
 
+    With a file "queries" the queries that users asked are behaviours, too, and those that impressions answer are features.
     Metrics are over all test impressions and by slice (`by_slice`). Where the data knows the click probabilities
     (`truth`), the Bayes-optimal scores at the same L are measured on the same impressions: `bayes_auc`, `bayes_gauc`, and
     the paired difference of GAUC with its standard error over users.
     """
-    behaviour = read_behaviour(files["items"], files.get("events"), files["impressions"])
+    behaviour = read_behaviour(files["items"], files.get("events"), files["impressions"], files.get("queries"))
     vectors_NxD = representations(files, inputs, behaviour)
     mesh = make_mesh(Engine.from_environment(), config.batch)
     known_N = behaviour.shown_in_training()
-    catalogue, id_rows = place_catalogue(known_N, vectors_NxD, config.storage, mesh)
+    catalogue, id_rows = place_catalogue(known_N, vectors_NxD, config.storage, mesh, queries=behaviour.queries)
     model = CtrConfig(
         items=id_rows,
         actions=len(behaviour.actions),
         modules=config.modules,
         shape=Shape(content=0 if vectors_NxD is None else vectors_NxD.shape[1], top_k=config.top_k),
+        query=vectors_NxD is not None and behaviour.answers_queries,
         top=config.top,
     )
     graph = graph_of(model)
@@ -141,19 +143,21 @@ def application(
 
 
 def representations(files: Mapping[str, Path], inputs: Mapping[str, Path], behaviour: Behaviour) -> np.ndarray | None:
-    """Frozen representations of all items, N x D: of an embed step, or of `embeddings.parquet`; None where there are none.
+    """Frozen representations of all items, N x D, then of the queries that are read: of an embed step, or of
+    `embeddings.parquet`; None where there are none.
 
-    Items that `embeddings.parquet` does not know have zeros: a cosine of 0 with everything.
+    What `embeddings.parquet` does not know, queries among them, has zeros: a cosine of 0 with everything.
     """
     if "embed" in inputs:
-        return np.load(inputs["embed"] / "items.npy", allow_pickle=False)
+        names = ("items", "queries") if behaviour.queries else ("items",)
+        return np.concatenate([np.load(inputs["embed"] / f"{name}.npy", allow_pickle=False) for name in names])
     if "embeddings" not in files:
         return None
     ids, vectors = read_embeddings(files["embeddings"])
     rows, found = behaviour.rows_of(ids)
     if not found.any():
         raise DataError(f"{files['embeddings']}: not one of its item_ids is in items.parquet")
-    out = np.zeros((behaviour.items, vectors.shape[1]), np.float32)
+    out = np.zeros((behaviour.items + behaviour.queries, vectors.shape[1]), np.float32)
     out[rows[found]] = vectors[found]
     return out
 
@@ -202,12 +206,15 @@ def impressions(behaviour: Behaviour, split: str, config: ApplicationConfig) -> 
 def read(behaviour: Behaviour, rows_B: np.ndarray, length: int) -> dict[str, np.ndarray]:
     """One batch: target, history of `length`, actions, click."""
     history_BxL, action_BxL = behaviour.history(rows_B, length)
-    return {
+    out = {
         "target": behaviour.impression_item[rows_B],
         "history": history_BxL,
         "action": action_BxL,
         "clicked": behaviour.clicked[rows_B],
     }
+    if behaviour.impression_query is not None and behaviour.answers_queries:
+        out["query"] = behaviour.impression_query[rows_B]
+    return out
 
 
 @functools.cache
@@ -229,7 +236,7 @@ def build_initial(config: CtrConfig, weight_decay: float, mesh: Mesh) -> Callabl
 
 def logits(graph: nnx.GraphDef, params: nnx.State, catalogue: Catalogue, batch: dict[str, Array]) -> Array:
     """Click logits of a batch, B."""
-    return nnx.merge(graph, params)(batch["target"], batch["history"], batch["action"], catalogue)
+    return nnx.merge(graph, params)(batch["target"], batch["history"], batch["action"], catalogue, batch.get("query"))
 
 
 @functools.cache

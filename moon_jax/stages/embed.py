@@ -12,7 +12,7 @@ import numpy as np
 from flax import nnx
 
 from moon_jax.data.contract import DataError
-from moon_jax.data.forms import Form
+from moon_jax.data.forms import SEARCHES, Form
 from moon_jax.data.loading import Prepared, words_of
 from moon_jax.metrics import contrastive_entropy, hit_rate_at_k, recall_at_k, top_k
 from moon_jax.weights import load_encoder
@@ -32,12 +32,14 @@ class EmbedConfig:
         item: modalities of the representation that the application stage gets.
         seed: of the fixed candidates of the contrastive entropy.
         dims: widths of beginnings of the vectors (Matryoshka) that are measured, too.
+        queries: keep vectors of all queries, too, for behaviour that has queries.
     """
 
     searches: tuple[Form, ...]
     item: tuple[str, ...]
     seed: int = 0
     dims: tuple[int, ...] = field(default=(), metadata={"added": True})
+    queries: bool = field(default=False, metadata={"added": True})
 
 
 def embed(
@@ -50,7 +52,7 @@ def embed(
 ) -> dict[str, Any]:
     """Step function: encoder + prepared arrays -> `items.npy` (float16 N x D, in item row order), `image_hits.npy`
     (bool, which test queries of image search found a relevant item in the top 10), `image_shares.npz` (per name of a
-    metric float32 Q, what each test query of image search scores) and search metrics.
+    metric float32 Q, what each test query of image search scores), on request `queries.npy` (float16 Q x D), and search metrics.
 
     Metrics, for each search s: `s_recall@K`, `s_hit@K`, `s_entropy` and `s_queries` (how many) on the test split,
     `valid_s_recall@10`, `valid_s_entropy` and `valid_s_queries`; `gallery` is the number of items searched. Image search
@@ -86,7 +88,28 @@ def embed(
         kept = ("recall@10", "entropy", "queries")
         metrics |= {f"valid_{form.search}_{name}": measured[name] for name in kept if name in measured}
     np.save(folder / "items.npy", gallery(config.item).astype(np.float16))
+    if config.queries:
+        np.save(folder / "queries.npy", all_queries(prepared, config.searches, encode).astype(np.float16))
     return metrics
+
+
+def all_queries(
+    prepared: Prepared, searches: tuple[Form, ...], encode: Callable[[Array | None, Array | None], Array]
+) -> Array:
+    """float32 Q x D in the order of `queries.parquet`; zeros for queries of searches that are not measured."""
+    out = None
+    for form in searches:
+        rows = np.flatnonzero(prepared.query_search == SEARCHES.index(form.search))
+        if not rows.size:
+            continue
+        pixels = prepared.query_pixels(form.search, rows) if "image" in form.query else None
+        words = words_of(form.query)
+        vectors = encode(pixels, prepared.query_words(form.search, rows, words) if words else None)
+        out = np.zeros((len(prepared.query_search), vectors.shape[1]), np.float32) if out is None else out
+        out[rows] = vectors
+    if out is None:
+        raise DataError("the data has no queries of the searches that are measured")
+    return out
 
 
 @dataclass(frozen=True)

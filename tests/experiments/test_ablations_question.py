@@ -45,7 +45,7 @@ def test_every_choice_of_the_paper_is_taken_out_once() -> None:
 
 
 def test_pretraining_and_first_stages_are_shared(data: Dataset) -> None:
-    planned = cells("smoke", data)
+    planned = cells("demo", data)
     assert len(planned) == len(SYSTEMS) * len(SEEDS)
     steps: dict[str, Step] = {}
     for cell in planned:
@@ -57,13 +57,13 @@ def test_pretraining_and_first_stages_are_shared(data: Dataset) -> None:
     # whole, no queue, no hard negatives and circle loss share a first stage; "second stage alone" and "plain" have none
     second = [s for s in runs if s.config.ema]
     assert len(runs) - len(second) == (len(SYSTEMS) - 5) * len(SEEDS)
-    assert {s.config.tokens for s in runs if "begin" in s.needs and s.config.hard_negatives} == {3_000, 6_000}
+    assert {s.config.tokens for s in runs if "begin" in s.needs and s.config.hard_negatives} == {60_000, 120_000}
     assert all(s.config.actions == ("purchase",) for s in second)
     assert all(
         s.config.peak_lr < first.config.peak_lr
         for s in second
         for first in runs
-        if s.config.tokens == 3_000 == first.config.tokens and not first.config.ema
+        if s.config.tokens == 60_000 == first.config.tokens and not first.config.ema
     )
 
 

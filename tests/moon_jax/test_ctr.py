@@ -105,6 +105,50 @@ def test_histories_that_impressions_bring_along_are_read_as_they_stand(tmp_path:
         read_behaviour(tmp_path / "items.parquet", None, tmp_path / "impressions.parquet")
 
 
+def test_queries_are_behaviours_where_they_are_asked_for(tmp_path: Path) -> None:
+    """Their rows follow the items'; so do their vectors, and an impression's own query is a feature."""
+    pl.DataFrame({"item_id": [30, 10]}).write_parquet(tmp_path / "items.parquet")
+    pl.DataFrame({"query_id": [5, 4, 9]}).write_parquet(tmp_path / "queries.parquet")
+    events = {
+        "user_id": [1, 1, 1],
+        "item_id": [10, None, 30],
+        "query_id": [None, 9, None],
+        "action": ["click", "search", "click"],
+        "timestamp": [1, 2, 3],
+    }
+    shown = {
+        "impression_id": [1, 2],
+        "user_id": [1, 1],
+        "item_id": [30, 10],
+        "query_id": [4, None],
+        "timestamp": [4, 3],
+        "clicked": [True, False],
+        "split": ["train", "test"],
+    }
+    pl.DataFrame(events).write_parquet(tmp_path / "events.parquet")
+    pl.DataFrame(shown).write_parquet(tmp_path / "impressions.parquet")
+    paths = [tmp_path / f"{name}.parquet" for name in ("items", "events", "impressions", "queries")]
+    behaviour = read_behaviour(*paths)
+    assert behaviour.history(np.arange(2), 3)[0].tolist() == [[0, 4, 1], [4, 1, -1]]
+    assert read_behaviour(*paths[:3]).history(np.arange(2), 3)[0].tolist() == [[0, -1, 1], [-1, 1, -1]]
+    assert behaviour.impression_query is not None
+    assert behaviour.impression_query.tolist() == [3, -1]
+    assert behaviour.shown_in_training().tolist() == [True, True]
+    placed, rows = place_catalogue(np.array([True, False]), np.eye(5), "float32", data_mesh(1), queries=3)
+    assert (placed.id_row_N.tolist(), rows) == ([0, 1, 2, 2, 2], 3)
+    asked = CtrConfig(rows, 2, ("cube",), Shape(content=5), query=True).build(0)
+    items, actions = behaviour.history(np.arange(2), 3)
+    clicks = [
+        asked(jnp.asarray([0, 1]), jnp.asarray(items), jnp.asarray(actions), placed, jnp.asarray(query))
+        for query in ([3, -1], [-1, -1], [4, -1])
+    ]
+    assert clicks[0][0] != clicks[1][0] != clicks[2][0]
+    assert clicks[0][1] == clicks[1][1] == clicks[2][1]
+    pl.DataFrame(events | {"query_id": [None, 8, None]}).write_parquet(tmp_path / "events.parquet")
+    with pytest.raises(DataError, match=r"events\.parquet, row 1: unknown query_id 8"):
+        read_behaviour(*paths)
+
+
 @settings(max_examples=60, deadline=None)
 @given(logs(), st.integers(0, 2**10 - 1))
 def test_an_item_is_known_if_training_shows_it(log: tuple, held_out: int) -> None:

@@ -12,12 +12,13 @@ import pytest
 from flax import nnx
 from hypothesis import given, settings
 
+from moon_jax.models.behaviour import Shape
 from moon_jax.models.ctr import CtrConfig
 from moon_jax.models.encoder import EncoderConfig
 from moon_jax.optimisation import branch_point, decayed, descend, learning_rate, optimiser
 
 ENCODER = EncoderConfig(height=16, width=16, patch=8, vocabulary=20, embedding=8)
-CTR = CtrConfig(items=10, actions=2, length=5, content=4)
+CTR = CtrConfig(10, 2, ("attention", "simtier"), Shape(content=4))
 
 
 LONGEST = 5_000  # steps: one shape, one compilation
