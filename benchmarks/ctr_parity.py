@@ -32,7 +32,7 @@ from moon_jax.models.ctr import CtrConfig
 ITEMS, WIDTH, HIDDEN, TOP = 30, 8, 12, (16, 10)
 BATCH, LENGTH = 16, 9
 TOLERANCE = 1e-5
-CONFIG = CtrConfig(ITEMS, 1, ("din",), Shape(id_width=WIDTH, hidden=HIDDEN, chunk=4), hidden=TOP)
+CONFIG = CtrConfig(ITEMS, 1, ("din",), Shape(id_width=WIDTH, hidden=HIDDEN, places=4 * LENGTH), hidden=TOP)
 # ours -> theirs; kernels are transposed
 NAMES = {
     "ids.embedding": "embedding_layer.embedding_layer.embedding_layers.item.weight",

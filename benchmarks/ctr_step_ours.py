@@ -2,7 +2,7 @@
 
     python benchmarks/ctr_step_ours.py SHAPE fused|naive      (started by ctr_din.py, which writes numbers of steps to it)
 
-"fused" is `models.behaviour.din` as it ships; "naive" the same mathematics with the four widths written out and no chunks.
+"fused" is `models.behaviour.din` as it ships; "naive" the same mathematics with the four widths written out, all rows at once.
 """
 
 from __future__ import annotations

@@ -7,6 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from moon_jax.models.chunks import by_rows
+
 Array = jax.Array
 ROWS = 128  # tables have a multiple of so many rows, so that devices can share them evenly
 Storage = Literal["float32", "float16", "int8"]
@@ -30,18 +32,13 @@ class Catalogue(NamedTuple):
         vectors = self.vectors_NxD[rows].astype(jnp.float32)
         return vectors if self.scale_N is None else vectors * self.scale_N[rows][..., None]
 
-    def similarities(self, target_BxD: Array, rows_BxL: Array, chunk: int) -> Array:
-        """cos(r_b, r_t), B x L; the behaviours' representations are looked up C at a time: B x L x D never stands whole."""
-        length = rows_BxL.shape[1]
+    def similarities(self, target_BxD: Array, rows_BxL: Array, places: int) -> Array:
+        """cos(r_b, r_t), B x L; representations of `places` behaviours are looked up at a time: B x L x D never stands whole."""
 
-        def cosines(rows_BxC: Array) -> Array:
-            return jnp.einsum("bd,bld->bl", target_BxD, self.vectors(rows_BxC))
+        def cosines(rows_RxL: Array, target_RxD: Array) -> Array:
+            return jnp.einsum("rd,rld->rl", target_RxD, self.vectors(rows_RxL))
 
-        if length <= chunk:
-            return cosines(rows_BxL)
-        padded = jnp.pad(rows_BxL, ((0, 0), (0, -length % chunk)))
-        cut_NxBxC = jnp.moveaxis(padded.reshape(padded.shape[0], -1, chunk), 1, 0)
-        return jnp.moveaxis(jax.lax.map(cosines, cut_NxBxC), 0, 1).reshape(padded.shape)[:, :length]
+        return by_rows(cosines, rows_BxL, target_BxD, places=places)
 
 
 def place_catalogue(

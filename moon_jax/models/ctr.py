@@ -134,5 +134,5 @@ class CtrModel(nnx.Module):
         if not shape.content:
             return seen
         target_BxD = catalogue.vectors(target_B)
-        similarity_BxL = catalogue.similarities(target_BxD, rows_BxL, shape.chunk)
+        similarity_BxL = catalogue.similarities(target_BxD, rows_BxL, shape.places)
         return seen._replace(catalogue=catalogue, target_BxD=target_BxD, similarity_BxL=similarity_BxL)

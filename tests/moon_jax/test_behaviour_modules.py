@@ -1,4 +1,4 @@
-"""Behaviour modules: each equals its equation in float64 by hand, over chunks as at once, whatever stands in the padding."""
+"""Behaviour modules: each is its equation in float64 by hand, some rows at a time as at once, whatever stands in the padding."""
 
 from collections.abc import Callable
 from typing import Any
@@ -13,8 +13,8 @@ from moon_jax.models.behaviour import MODULES, Module, Seen, Shape, lag_bands
 from moon_jax.models.catalogue import Catalogue
 
 Array = np.ndarray
-BATCH, LENGTH, WIDTH, CONTENT, ITEMS = 3, 11, 4, 6, 20
-SHAPE = Shape(id_width=WIDTH, content=CONTENT, hidden=5, top_k=4, tiers=8, bands=5, chunk=64)
+BATCH, LENGTH, WIDTH, CONTENT, ITEMS = 16, 11, 4, 6, 20
+SHAPE = Shape(id_width=WIDTH, content=CONTENT, hidden=5, top_k=4, tiers=8, bands=5, places=1000)
 
 
 def seen_by(seed: int = 0, length: int = LENGTH, real: int = LENGTH) -> Seen:
@@ -183,11 +183,11 @@ def test_a_module_is_its_equation(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["din", "make", "cube"])
-def test_in_chunks_is_as_at_once_with_its_gradients(name: str) -> None:
+def test_some_rows_at_a_time_is_as_at_once_with_its_gradients(name: str) -> None:
     seen = seen_by()
 
-    def slope(chunk: int) -> Any:
-        graph, state = nnx.split(module_of(name, Shape(**{**vars(SHAPE), "chunk": chunk})))
+    def slope(places: int) -> Any:
+        graph, state = nnx.split(module_of(name, Shape(**{**vars(SHAPE), "places": places})))
 
         def loss(state: Any, history: jax.Array, target: jax.Array) -> jax.Array:
             out = nnx.merge(graph, state)(seen._replace(history_BxLxW=history, target_BxW=target))
@@ -195,7 +195,7 @@ def test_in_chunks_is_as_at_once_with_its_gradients(name: str) -> None:
 
         return jax.jit(jax.value_and_grad(loss, argnums=(0, 1, 2)))(state, seen.history_BxLxW, seen.target_BxW)
 
-    for whole, cut in zip(jax.tree.leaves(slope(64)), jax.tree.leaves(slope(4)), strict=True):
+    for whole, cut in zip(jax.tree.leaves(slope(1000)), jax.tree.leaves(slope(LENGTH)), strict=True):
         np.testing.assert_allclose(cut, whole, rtol=1e-4, atol=1e-4)
 
 
@@ -230,7 +230,7 @@ def test_memory_is_linear_in_the_length(name: str) -> None:
         def loss(state: Any, history: jax.Array, target: jax.Array, vectors: jax.Array, rows: jax.Array) -> jax.Array:
             items = Catalogue(jnp.arange(len(vectors)), vectors)
             real, bands = rows >= 0, lag_bands(length, shape.bands)[None]
-            cosines = items.similarities(vectors[: len(target)], rows, shape.chunk)
+            cosines = items.similarities(vectors[: len(target)], rows, shape.places)
             seen = Seen(target, history, real, bands, rows, items, vectors[: len(target)], cosines)
             return jnp.sum(nnx.merge(graph, state)(seen))
 

@@ -261,8 +261,10 @@ def test_the_catalogue_gives_back_what_was_stored(storage: Any, within: float) -
     assert np.linalg.norm(found - unit, axis=1).max() < within
     assert placed.vectors_NxD is not None
     assert placed.vectors_NxD.dtype == storage
-    history = jnp.asarray(rng.integers(0, 300, (3, 40)))
-    whole, cut = (np.asarray(placed.similarities(placed.vectors(jnp.arange(3)), history, chunk)) for chunk in (64, 7))
+    history = jnp.asarray(rng.integers(0, 300, (32, 40)))
+    whole, cut = (
+        np.asarray(placed.similarities(placed.vectors(jnp.arange(32)), history, places)) for places in (2_000, 7)
+    )
     np.testing.assert_allclose(cut, whole, atol=1e-6)
     np.testing.assert_allclose(whole[1], found[history[1]] @ found[1], atol=1e-5)
 

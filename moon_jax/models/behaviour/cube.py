@@ -6,8 +6,9 @@ from flax import nnx
 
 from moon_jax.models.behaviour.attention import Attention
 from moon_jax.models.behaviour.sa_ta import SHARPNESS
-from moon_jax.models.behaviour.seen import Module, Recency, Seen, Shape, content_of, softmax_over, sum_in_chunks
+from moon_jax.models.behaviour.seen import Module, Recency, Seen, Shape, content_of, softmax_over
 from moon_jax.models.behaviour.simtier import SimTier
+from moon_jax.models.chunks import by_rows
 from moon_jax.models.layers import linear
 
 Array = jax.Array
@@ -34,7 +35,7 @@ class Cube(Module):
         self.gain, self.recency = nnx.Param(jnp.float32(SHARPNESS)), Recency(shape)
         self.project = linear(shape.content, width, rngs)
         self.features = self.interest.features + self.tiers.features + 2 * width + 1
-        self.chunk = shape.chunk
+        self.places = shape.places
 
     def __call__(self, seen: Seen) -> Array:
         catalogue, target_BxD, similarity_BxL = content_of(seen)
@@ -42,10 +43,10 @@ class Cube(Module):
         weights_BxL = softmax_over(scores_BxL, seen.real_BxL)
         fusion_BxW = jnp.einsum("bl,blw->bw", weights_BxL, seen.history_BxLxW)
 
-        def content(rows_BxC: Array, weights_BxC: Array) -> Array:
-            return jnp.einsum("bl,bld->bd", weights_BxC, catalogue.vectors(rows_BxC))
+        def content(rows_RxL: Array, weights_RxL: Array) -> Array:
+            return jnp.einsum("rl,rld->rd", weights_RxL, catalogue.vectors(rows_RxL))
 
-        content_BxD = sum_in_chunks(content, seen.rows_BxL, weights_BxL, chunk=self.chunk)
+        content_BxD = by_rows(content, seen.rows_BxL, weights_BxL, places=self.places)
         length_B = jnp.sqrt(jnp.sum(content_BxD**2, axis=1) + 1e-12)
         like_B = jnp.einsum("bd,bd->b", content_BxD, target_BxD) / length_B
         parts = [self.interest(seen), self.tiers(seen), fusion_BxW, self.project(content_BxD), like_B[:, None]]

@@ -4,7 +4,8 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from moon_jax.models.behaviour.seen import Module, Recency, Seen, Shape, sum_in_chunks
+from moon_jax.models.behaviour.seen import Module, Recency, Seen, Shape
+from moon_jax.models.chunks import by_rows
 from moon_jax.models.layers import Linear, linear
 
 Array = jax.Array
@@ -22,17 +23,15 @@ class Din(Module):
     def __init__(self, shape: Shape, rngs: nnx.Rngs):
         self.features = shape.id_width
         self.unit = ActivationUnit(shape.id_width, shape.hidden, rngs)
-        self.recency, self.chunk = Recency(shape), shape.chunk
+        self.recency, self.places = Recency(shape), shape.places
 
     def __call__(self, seen: Seen) -> Array:
-        weigh = self.unit.towards(seen.target_BxW)
-
-        def interest(history_BxCxW: Array, bias_BxC: Array, real_BxC: Array) -> Array:
-            weights_BxC = (weigh(history_BxCxW) + bias_BxC) * real_BxC
-            return jnp.einsum("bl,blw->bw", weights_BxC, history_BxCxW)
+        def interest(history_RxLxW: Array, target_RxW: Array, bias_RxL: Array, real_RxL: Array) -> Array:
+            weights_RxL = (self.unit(target_RxW, history_RxLxW) + bias_RxL) * real_RxL
+            return jnp.einsum("rl,rlw->rw", weights_RxL, history_RxLxW)
 
         bias_BxL = jnp.broadcast_to(self.recency(seen.band_BxL), seen.real_BxL.shape)
-        return sum_in_chunks(interest, seen.history_BxLxW, bias_BxL, seen.real_BxL, chunk=self.chunk)
+        return by_rows(interest, seen.history_BxLxW, seen.target_BxW, bias_BxL, seen.real_BxL, places=self.places)
 
 
 class ActivationUnit(nnx.Module):
@@ -46,17 +45,13 @@ class ActivationUnit(nnx.Module):
         self.inner = linear(4 * width, hidden, rngs, bias=True)
         self.outer = linear(hidden, 1, rngs, bias=True)
 
-    def towards(self, target_BxW: Array):  # type: ignore[no-untyped-def]
-        """The unit for these targets: behaviours B x C x W -> scores B x C."""
+    def __call__(self, target_BxW: Array, history_BxLxW: Array) -> Array:
+        """Scores, B x L."""
         first_WxH, second_WxH, third_WxH, fourth_WxH = jnp.split(self.inner.kernel[...], 4)
         of_target_BxH = target_BxW @ (first_WxH + third_WxH) + _bias(self.inner)[None]
         kernel_BxWxH = (second_WxH - third_WxH)[None] + target_BxW[:, :, None] * fourth_WxH[None]
-
-        def scores(history_BxCxW: Array) -> Array:
-            hidden_BxCxH = jax.nn.relu(history_BxCxW @ kernel_BxWxH + of_target_BxH[:, None, :])
-            return (hidden_BxCxH @ self.outer.kernel[...])[:, :, 0] + _bias(self.outer)[None]
-
-        return scores
+        hidden_BxLxH = jax.nn.relu(history_BxLxW @ kernel_BxWxH + of_target_BxH[:, None, :])
+        return (hidden_BxLxH @ self.outer.kernel[...])[:, :, 0] + _bias(self.outer)[None]
 
 
 def _bias(layer: Linear) -> Array:

@@ -5,7 +5,8 @@ import jax.numpy as jnp
 from flax import nnx
 
 from moon_jax.models.behaviour.din import ActivationUnit
-from moon_jax.models.behaviour.seen import Module, Recency, Seen, Shape, content_of, sum_in_chunks
+from moon_jax.models.behaviour.seen import Module, Recency, Seen, Shape, content_of
+from moon_jax.models.chunks import by_rows
 from moon_jax.models.layers import linear
 
 Array = jax.Array
@@ -27,18 +28,17 @@ class Make(Module):
         self.features = 3 * width
         self.project = linear(shape.content, width, rngs)
         self.unit = ActivationUnit(width, shape.hidden, rngs)
-        self.recency, self.chunk = Recency(shape), shape.chunk
+        self.recency, self.places = Recency(shape), shape.places
 
     def __call__(self, seen: Seen) -> Array:
         catalogue, target_BxD, _ = content_of(seen)
         target_BxW = self.project(target_BxD)
-        weigh = self.unit.towards(target_BxW)
 
-        def knowledge(rows_BxC: Array, bias_BxC: Array, real_BxC: Array) -> Array:
-            history_BxCxW = self.project(catalogue.vectors(rows_BxC))
-            weights_BxC = (weigh(history_BxCxW) + bias_BxC) * real_BxC
-            return jnp.einsum("bl,blw->bw", weights_BxC, history_BxCxW)
+        def knowledge(rows_RxL: Array, target_RxW: Array, bias_RxL: Array, real_RxL: Array) -> Array:
+            history_RxLxW = self.project(catalogue.vectors(rows_RxL))
+            weights_RxL = (self.unit(target_RxW, history_RxLxW) + bias_RxL) * real_RxL
+            return jnp.einsum("rl,rlw->rw", weights_RxL, history_RxLxW)
 
         bias_BxL = jnp.broadcast_to(self.recency(seen.band_BxL), seen.real_BxL.shape)
-        known_BxW = sum_in_chunks(knowledge, seen.rows_BxL, bias_BxL, seen.real_BxL, chunk=self.chunk)
+        known_BxW = by_rows(knowledge, seen.rows_BxL, target_BxW, bias_BxL, seen.real_BxL, places=self.places)
         return jnp.concatenate([target_BxW, known_BxW, target_BxW * known_BxW], axis=1)

@@ -2,10 +2,9 @@
 
 Every module is built as `Module(shape, rngs)` and called as `module(seen)`; it returns float32 B x `module.features`.
 Memory: what stands whole is B x L numbers of the scores and B x L x W of the ID embeddings; whatever is wider is
-computed over chunks of L and again for the gradient (`sum_in_chunks`).
+computed for some rows of the batch at a time, and again for the gradient (`models.chunks.by_rows`).
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -30,7 +29,7 @@ class Shape:
         tiers: equal bins of cosines in -1..1 (SimTier).
         bands: dyadic recency bands (lag 1, 2, 3-4, 5-8, ...; the last takes all that is older): as many at every L, so
             that models of all lengths have the same parameters.
-        chunk: behaviours that are worked on at a time, where something wide stands beside each.
+        places: behaviours that are worked on at a time, where something wide stands beside each.
     """
 
     id_width: int = 16
@@ -40,7 +39,7 @@ class Shape:
     top_k: int = 50
     tiers: int = 20
     bands: int = 12
-    chunk: int = 512
+    places: int = 16_384
 
 
 class Seen(NamedTuple):
@@ -119,33 +118,3 @@ def keep_top(scores_BxL: Array, seen: Seen, k: int) -> tuple[Seen, Array]:
         rows_BxL=kept(seen.rows_BxL),
         similarity_BxL=None if seen.similarity_BxL is None else kept(seen.similarity_BxL),
     ), at_BxK
-
-
-def sum_in_chunks(f: Callable[..., Array], *parts: Array, chunk: int) -> Array:
-    """The sum of f over slices of axis 1 (L), one after another, and again for the gradient: what f makes on its way never
-    stands whole.
-
-    Args:
-        f: B x C x ... arrays -> B x F, its sum over C; padding is zeros in all arrays, and must add 0.
-        parts: B x L x ... arrays.
-        chunk: C; a history that is no longer is done at once.
-    """
-    if parts[0].shape[1] <= chunk:
-        return f(*parts)
-    cut = _cut(parts, chunk)
-    first = jax.eval_shape(f, *(part[0] for part in cut))
-    total, _ = jax.lax.scan(
-        lambda total, now: (total + jax.checkpoint(f)(*now), None), jnp.zeros(first.shape, first.dtype), cut
-    )
-    return total
-
-
-def _cut(parts: tuple[Array, ...], chunk: int) -> tuple[Array, ...]:
-    """B x L x ... -> N x B x C x ..., the last chunk padded with zeros."""
-
-    def one(x: Array) -> Array:
-        short = -x.shape[1] % chunk
-        x = jnp.pad(x, ((0, 0), (0, short), *((0, 0),) * (x.ndim - 2)))
-        return jnp.moveaxis(x.reshape(x.shape[0], -1, chunk, *x.shape[2:]), 1, 0)
-
-    return tuple(one(part) for part in parts)
