@@ -147,8 +147,8 @@ def judge(length: int, sides: dict[str, Side], results: Results) -> bool:
     mathematics = statistics.median(ratios(ours, sides[NAIVE]))
     framework = statistics.median(ratios(sides[NAIVE], sides[SHIPPED]))
     results.note(
-        f"L = {length}: {mathematics:.2f} times by mathematics (fused first layer, some rows at a time), {framework:.2f} times by "
-        "framework and reading, against FuxiCTR as shipped"
+        f"L = {length}: {mathematics:.2f} times by mathematics (fused first layer, some rows at a time), {framework:.2f} times "
+        "by framework and reading, against FuxiCTR as shipped"
     )
     return all(reached)
 

@@ -99,6 +99,10 @@ def read(results: "pl.DataFrame") -> Reading:
             "not one representation is first at every stage"
         )  # fmt: skip
         reading.answer.insert(0, f"{same[0].upper()}{same[1:]}: {', '.join(f'{k}: {v}' for k, v in best.items())}.")
+    if "retrieval_popularity@100" in done.columns:
+        floor, reached = number(done["retrieval_popularity@100"].mean()), number(done["retrieval_recall@100"].max())
+        verdict = "every representation stays below it" if reached < floor else "the best stands above it"
+        reading.answer.append(f"The most popular items alone reach {floor:.4f} in retrieval by history: {verdict}.")
     _notes(reading, done)
     reading.tables["representations"] = table
     slices = [c for c in done.columns if c.endswith(("_items_gauc", "_users_gauc"))]
@@ -138,8 +142,7 @@ def _notes(reading: Reading, done: "pl.DataFrame") -> None:
         left = int(number(done["retrieval_left_out"].max()))
         reading.notes.append(
             f"Retrieval by history: {int(number(done['retrieval_impressions'].max())):,} clicked test impressions, gallery of "
-            f"{int(number(done['retrieval_gallery'].max())):,} items, {left:,} impressions without a history left out; the "
-            f"most popular items alone reach {number(done['retrieval_popularity@100'].mean()):.4f}, chance "
+            f"{int(number(done['retrieval_gallery'].max())):,} items, {left:,} impressions without a history left out; chance "
             f"{number(done['retrieval_chance@100'].mean()):.4f} (recall@100)."
         )
         if "retrieval_ann_found" in done.columns:
@@ -150,6 +153,10 @@ def _notes(reading: Reading, done: "pl.DataFrame") -> None:
             )
     if "relevance_ndcg@10" not in done.columns:
         reading.notes.append("Relevance is not measured: the data has no relevance.parquet with a text search.")
+    reading.notes.append(
+        "A search whose gallery shows nothing of a representation's modalities is measured on a gallery of what it has: a "
+        "text query that is an item's own title finds that title trivially."
+    )
     reading.notes.append("Intervals: 95 %, from errors over users, where a stage has them, and the spread of seeds.")
     reading.weak.append("one budget for all representations, and one CTR model")
 

@@ -84,6 +84,10 @@ def test_histories_and_exchange_rate_on_movielens(moon: Moon, movielens: Path) -
     table = table_of(movielens, "sequence_length")
     assert set(table["test_impressions"]) == {11_431}
     assert not [column for column in table.columns if column.startswith("bayes")]  # nobody knows the truth here
+    assert set(table["model"]) == {"DIN", "MUSE", "CUBE"}
+    told = ran(moon, "run", "funnel", *asked, home=movielens)
+    assert "Retrieval by history, recall@100: " in told
+    assert "The most popular items alone reach" in told
     told = ran(moon, "run", "exchange_rate", *asked, home=movielens)
     assert "Smallest slope that could have been seen" in told
     table = table_of(movielens, "exchange_rate")
