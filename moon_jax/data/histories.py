@@ -144,16 +144,16 @@ def _with_query(path: Path, *columns: str) -> list[str]:
 
 
 def _read_lists(item_ids: Array, impressions: Path, rows_of: Callable[[Array, Path], Array]) -> Behaviour:
-    """Impressions that bring their histories along: the lists, one after another, are the events."""
+    """Impressions that bring their histories along: the lists, one after another, are the events.
+
+    A list may name items that the catalogue lacks (public logs do; `moon data check` says where they may): no item there.
+    """
     shown = read_table(impressions, ["impression_id", "user_id", "item_id", "clicked", "split", "history"])
     lengths = shown["history"].list.len().fill_null(0).to_numpy().astype(np.int64)
     end = np.cumsum(lengths)
-    event_item, found = rows_among(item_ids, shown["history"].explode().drop_nulls().to_numpy())
-    if (unknown := np.flatnonzero(~found)).size:
-        row = int(np.searchsorted(end, unknown[0], side="right"))
-        raise DataError(f"{impressions}, row {row}: history has an unknown item_id")
+    event_item, known = rows_among(item_ids, shown["history"].explode().drop_nulls().to_numpy())
     return Behaviour(
-        event_item=event_item,
+        event_item=np.where(known, event_item, -1).astype(np.int32),
         event_action=np.zeros(event_item.size, np.int32),
         actions=("click",),
         impression_ids=shown["impression_id"].to_numpy(),
