@@ -15,17 +15,14 @@ read included, turn by turn. Peak memory is that of the process (of FuxiCTR's wi
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import statistics
-import subprocess
 import sys
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
 
 from ctr_step_ours import Shape
-from measuring import Results, told
+from measuring import Results, TakingTurns, told, versions
 
 from experiments.running import worker_environment
 
@@ -36,41 +33,24 @@ AS_SHIPPED, AS_TUNED, MEMORY = {50: 3, 200: 9, 1000: 18}, {50: 3, 200: 4, 1000: 
 STEPS = {50: 20, 200: 8, 1000: 2}  # of a turn; FuxiCTR's own as shipped take seconds at L = 1,000
 
 
-class Side:
-    """A process that trains and answers how long its steps took."""
+class Side(TakingTurns):
+    """One that trains and answers how long its steps took."""
 
     def __init__(self, name: str, shape: Shape):
         environment = {k: v for k, v in os.environ.items() if not k.startswith(("MALLOC_", "XLA_", "JAX_"))}
         environment |= {"OMP_NUM_THREADS": str(shape.threads), "MKL_NUM_THREADS": str(shape.threads)}
         environment["PYTHONPATH"] = os.pathsep.join(filter(None, (str(HERE.parent), os.environ.get("PYTHONPATH"))))
-        command = [sys.executable, str(HERE / "ctr_step_fuxictr.py"), shape.line()]
+        command = [str(HERE / "ctr_step_fuxictr.py"), shape.line()]
         if name not in (SHIPPED, TUNED):
             devices = 1 if name == ONE else shape.threads
             environment |= worker_environment() | {"JAX_PLATFORMS": "cpu"}
             environment["XLA_FLAGS"] = f"--xla_force_host_platform_device_count={devices}"
             way = "naive" if name == NAIVE else "fused"
-            command = [sys.executable, str(HERE / "ctr_step_ours.py"), shape.line(), way]
+            command = [str(HERE / "ctr_step_ours.py"), shape.line(), way]
         if name == TUNED:
             environment |= ALLOCATOR
-        self.name, self.shape = name, shape
-        self.process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
-        )
-        self.facts = self._answer()
-        self.rounds: list[dict[str, Any]] = []
-
-    def take_turn(self, steps: int) -> None:
-        assert self.process.stdin is not None
-        self.process.stdin.write(f"{steps}\n")
-        self.process.stdin.flush()
-        self.rounds.append(self._answer())
-
-    def _answer(self) -> dict[str, Any]:
-        assert self.process.stdout is not None
-        line = self.process.stdout.readline()
-        if not line:
-            raise SystemExit(f"ctr_din.py: {self.name} ended early; its own message stands above")
-        return json.loads(line)
+        self.shape = shape
+        super().__init__(name, command, environment)
 
     def rates(self) -> list[float]:
         """Samples a second of each round."""
@@ -79,11 +59,6 @@ class Side:
     def peak(self) -> float:
         """GiB."""
         return max(one["peak"] for one in self.rounds) / 2**30
-
-    def close(self) -> None:
-        """End the process, whatever it is at."""
-        self.process.kill()
-        self.process.communicate()
 
 
 def measure(shape: Shape, names: list[str], rounds: int, steps: int) -> dict[str, Side]:
@@ -191,7 +166,7 @@ def main() -> int:
     if given.quick:
         lengths, rounds, small = [5, 10], 1, {"batch": 32, "rows": 400, "items": 50, "users": 20, "top": (8,)}
     results = Results("ctr_din.py", threads=threads)
-    results.provenance["versions"] |= {"fuxictr": __import__("importlib.metadata").metadata.version("fuxictr")}
+    results.provenance["versions"] |= versions("fuxictr")
     names, by_length = [OURS, NAIVE, SHIPPED] if given.quick else [OURS, ONE, NAIVE, SHIPPED, TUNED], {}
     for length in lengths:
         shape = Shape(length, threads=threads, **small)

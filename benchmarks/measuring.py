@@ -10,6 +10,7 @@ import json
 import os
 import platform
 import statistics
+import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -48,6 +49,36 @@ def busy_seconds() -> float:
         return time.process_time()
     user, nice, system, _idle, _waiting, *interrupts = map(int, fields[:8])
     return (user + nice + system + sum(interrupts)) / os.sysconf("SC_CLK_TCK")
+
+
+class TakingTurns:
+    """A process that stays: it answers a line of JSON when it is ready, and another for each number of steps it is given."""
+
+    def __init__(self, name: str, command: Sequence[str], environment: dict[str, str]):
+        self.name = name
+        self.process = subprocess.Popen(
+            [sys.executable, *command], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
+        )
+        self.facts = self._answer()
+        self.rounds: list[dict[str, Any]] = []
+
+    def take_turn(self, steps: int) -> None:
+        assert self.process.stdin is not None
+        self.process.stdin.write(f"{steps}\n")
+        self.process.stdin.flush()
+        self.rounds.append(self._answer())
+
+    def _answer(self) -> dict[str, Any]:
+        assert self.process.stdout is not None
+        line = self.process.stdout.readline()
+        if not line:
+            raise SystemExit(f"{Path(sys.argv[0]).name}: {self.name} ended early; its own message stands above")
+        return json.loads(line)
+
+    def close(self) -> None:
+        """End the process, whatever it is at."""
+        self.process.kill()
+        self.process.communicate()
 
 
 class JaxPeak:

@@ -16,16 +16,13 @@ and, with --compiled, by torch.compile (its --torchcompile).
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import statistics
-import subprocess
 import sys
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
 
-from measuring import Results, told
+from measuring import Results, TakingTurns, told
 from step_ours import Shape
 
 from experiments.running import worker_environment
@@ -35,8 +32,8 @@ RAW, FLOPS_APART = 1.3, 0.05
 ONE, TWO, PEER, COMPILED = "ours, 1 device", "ours, 2 devices", "open_clip", "open_clip, compiled"
 
 
-class Side:
-    """A process that trains and answers how long its steps took."""
+class Side(TakingTurns):
+    """One that trains and answers how long its steps took."""
 
     def __init__(self, name: str, arguments: list[str], shape: Shape):
         # both sides get what our workers get: parts of it (memory allocation) would serve torch, too
@@ -46,29 +43,7 @@ class Side:
             | {"OMP_NUM_THREADS": str(shape.threads), "MKL_NUM_THREADS": str(shape.threads)}
         )
         environment["PYTHONPATH"] = os.pathsep.join(filter(None, (str(HERE.parent), os.environ.get("PYTHONPATH"))))
-        self.name = name
-        self.process = subprocess.Popen(
-            [sys.executable, str(HERE / arguments[0]), shape.line(), *arguments[1:]],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-            env=environment,
-        )
-        self.facts = self._answer()
-        self.rounds: list[dict[str, Any]] = []
-
-    def take_turn(self, steps: int) -> None:
-        assert self.process.stdin is not None
-        self.process.stdin.write(f"{steps}\n")
-        self.process.stdin.flush()
-        self.rounds.append(self._answer())
-
-    def _answer(self) -> dict[str, Any]:
-        assert self.process.stdout is not None
-        line = self.process.stdout.readline()
-        if not line:
-            raise SystemExit(f"train_step.py: {self.name} ended early; its own message stands above")
-        return json.loads(line)
+        super().__init__(name, [str(HERE / arguments[0]), shape.line(), *arguments[1:]], environment)
 
     def seconds(self) -> list[float]:
         """Of a step, the median of each round."""
@@ -94,11 +69,6 @@ class Side:
             told(self.shares(), ".0%"),
             f"{statistics.median(one['cpu'] for one in self.rounds):.2f}",
         )
-
-    def close(self) -> None:
-        """End the process, whatever it is at."""
-        self.process.kill()
-        self.process.communicate()
 
 
 def measure(sides: list[Side], rounds: int, steps: int) -> None:

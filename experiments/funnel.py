@@ -9,14 +9,12 @@ import math
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from analysis.axes import frame
 from analysis.figures import BLUE, GREY, new_figure
 from experiments import steps
 from experiments.exchange_rate import KINDS, measured_with, versions_of
 from experiments.question import QuestionError, Reading
-from experiments.reading import number, primary_search
+from experiments.reading import number, paired_interval, primary_search
 from experiments.recipes import recipe_for, searches_of
 from sweeps import Cell
 
@@ -114,26 +112,19 @@ def read(results: "pl.DataFrame") -> Reading:
 
 
 def by_kind(done: "pl.DataFrame", metrics: dict[str, str]) -> "pl.DataFrame":
-    """One row a representation and metric: mean over seeds, half of a 95 % interval.
-
-    The interval is 1.96 times the root of (the stage's own error over users, where it has one)^2 + variance of seeds / seeds.
-    """
+    """One row a representation and metric: mean over seeds, half of a 95 % interval where the stage has errors over users."""
     import polars as pl
 
     rows: list[dict[str, Any]] = []
     for (kind,), part in done.group_by("kind", maintain_order=True):
         for metric in metrics:
-            values = part[metric].drop_nulls().to_numpy()
-            if not values.size:
+            seen = part.drop_nulls(metric)
+            if seen.is_empty():
                 continue
-            error = f"{metric}_se"
-            own = number(part[error].mean()) if error in part.columns else math.nan
-            seeds = float(np.var(values, ddof=1)) / values.size if values.size > 1 else math.nan
-            known = [x for x in (own**2, seeds) if math.isfinite(x)]
-            half = 1.96 * math.sqrt(sum(known)) if known else math.nan
-            rows.append(
-                {"representation": kind, "metric": metric, "mean": values.mean(), "half": half, "seeds": values.size}
-            )
+            mean, half = number(seen[metric].mean()), math.nan
+            if f"{metric}_se" in seen.columns:
+                half = paired_interval(seen, metric, "gauc_users")[2] - mean
+            rows.append({"representation": kind, "metric": metric, "mean": mean, "half": half, "seeds": seen.height})
     return pl.DataFrame(rows)
 
 
@@ -157,7 +148,10 @@ def _notes(reading: Reading, done: "pl.DataFrame") -> None:
         "A search whose gallery shows nothing of a representation's modalities is measured on a gallery of what it has: a "
         "text query that is an item's own title finds that title trivially."
     )
-    reading.notes.append("Intervals: 95 %, from errors over users, where a stage has them, and the spread of seeds.")
+    reading.notes.append(
+        "Intervals: 95 %, t, from the error over users and the spread of seeds; none for searches and "
+        "relevance, whose own errors are not kept."
+    )
     reading.weak.append("one budget for all representations, and one CTR model")
 
 

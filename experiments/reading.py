@@ -120,8 +120,8 @@ def throughput_sentence(results: "pl.DataFrame", stage: str, unit: str) -> str:
     )
 
 
-def paired_interval(part: "pl.DataFrame", name: str) -> tuple[float, float, float]:
-    """(mean, low, high) of a paired gain over seeds (a row each, with `_se` over queries), 95 %.
+def paired_interval(part: "pl.DataFrame", name: str, units: str = "image_queries") -> tuple[float, float, float]:
+    """(mean, low, high) of a metric over seeds (a row each, with `_se` over queries, whose number is the column `units`), 95 %.
 
     The variance of a mean gain is that over queries (the mean of the seeds' own, for they share the queries) plus that of
     seeds; degrees of freedom after Welch and Satterthwaite. With one seed there is no interval.
@@ -129,7 +129,7 @@ def paired_interval(part: "pl.DataFrame", name: str) -> tuple[float, float, floa
     from scipy.stats import t
 
     gain_S, error_S = part[name].to_numpy(), part[f"{name}_se"].to_numpy()
-    seeds, queries = gain_S.size, int(part["image_queries"][0])
+    seeds, queries = gain_S.size, int(part[units][0])
     of_queries = float(np.mean(error_S) ** 2)
     of_seeds = float(np.var(gain_S, ddof=1) / seeds) if seeds > 1 else math.nan
     variance = of_queries + of_seeds

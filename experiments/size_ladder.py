@@ -40,12 +40,11 @@ def cells(preset: str, data: "Dataset") -> list[Cell]:
     """
     data.path("pairs")
     recipe, search, out = recipe_for(preset, data), measured_search(data), []
-    smallest, rates, batches = recipe.sizes[0], RATES, BATCHES
-    if preset == "smoke":
-        rates, batches = RATES[1:4], BATCHES[:3]  # as few as have an optimum and an exponent
+    smallest = recipe.sizes[0]
+    batches = BATCHES[:3] if preset == "smoke" else BATCHES  # as few as have an exponent
     plan = [(size, rule, recipe.batch) for size in recipe.sizes for rule in RULES if size != smallest]
     plan += [(smallest, "mup", int(times * recipe.batch)) for times in batches]
-    for lr, seed in itertools.product(rates, recipe.seeds):
+    for lr, seed in itertools.product(RATES, recipe.seeds):
         for size, rule, batch in plan:  # innermost: neighbours share no program, so two workers compile it once
             if size == recipe.sizes[-1] and seed != recipe.seeds[0]:
                 continue

@@ -40,7 +40,7 @@ def read(results):
 def environment(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     """A user's environment: none of the tests' settings, a fresh cache (but for compiled programs).
 
-    Smoke runs spend their time compiling: twice as fast without optimisation.
+    Smoke runs spend their time compiling: less of it without optimisation.
     """
     cache = tmp_path_factory.mktemp("cache")
     compiled = cache_folder() / "tests-xla"

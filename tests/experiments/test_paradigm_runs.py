@@ -54,6 +54,7 @@ def test_pretraining_is_asked_what_it_knows(moon: Moon, home: Path, smoke_world:
 def test_the_ladder_finds_a_best_rate_for_each_size(moon: Moon, home: Path, smoke_world: Dataset) -> None:
     said, table = run(moon, home, "size_ladder", smoke_world)
     assert re.search(r"the best rate of micro is [\d.e+-]+ \[", said)
+    assert re.search(r"goes as batch\^", said)
     assert table["batch"].n_unique() == 3
     assert set(table["size"]) == {"nano", "micro"}
 

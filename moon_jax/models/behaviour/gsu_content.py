@@ -25,5 +25,5 @@ class GsuContent(Module):
         self.features = self.sa_ta.features + self.simtier.features
 
     def __call__(self, seen: Seen) -> Array:
-        kept, _ = keep_top(content_of(seen)[2], seen, self.top_k)
+        kept = keep_top(content_of(seen)[2], seen, self.top_k)
         return jnp.concatenate([self.sa_ta(kept), self.simtier(kept)], axis=1)

@@ -100,8 +100,8 @@ def softmax_over(scores_BxL: Array, real_BxL: Array) -> Array:
     return jax.nn.softmax(jnp.where(real_BxL, scores_BxL, -1e9), axis=1) * real_BxL
 
 
-def keep_top(scores_BxL: Array, seen: Seen, k: int) -> tuple[Seen, Array]:
-    """The K behaviours of the highest scores, best first, as a `Seen` of length min(K, L), and their places in L.
+def keep_top(scores_BxL: Array, seen: Seen, k: int) -> Seen:
+    """The K behaviours of the highest scores, best first, as a `Seen` of length min(K, L).
 
     The choice itself has no gradient: a general search unit (GSU) of SIM (arXiv 2006.05639, sec. 3.1).
     """
@@ -117,4 +117,4 @@ def keep_top(scores_BxL: Array, seen: Seen, k: int) -> tuple[Seen, Array]:
         band_BxL=kept(seen.band_BxL),
         rows_BxL=kept(seen.rows_BxL),
         similarity_BxL=None if seen.similarity_BxL is None else kept(seen.similarity_BxL),
-    ), at_BxK
+    )

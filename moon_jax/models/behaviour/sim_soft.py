@@ -26,4 +26,4 @@ class SimSoft(Module):
 
     def __call__(self, seen: Seen) -> Array:
         relevance_BxL = jnp.einsum("bw,blw->bl", seen.target_BxW, seen.history_BxLxW)
-        return self.exact(keep_top(relevance_BxL, seen, self.top_k)[0])
+        return self.exact(keep_top(relevance_BxL, seen, self.top_k))

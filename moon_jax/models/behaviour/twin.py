@@ -33,7 +33,7 @@ class Twin(Module):
         asked_BxHxW = jnp.einsum("bhk,whk->bhw", query_BxHxW, key_WxHxW) / jnp.sqrt(1.0 * width)
         # the search needs the sum over heads alone, and no gradient
         found_BxL = jnp.einsum("bw,blw->bl", asked_BxHxW.sum(axis=1), seen.history_BxLxW)
-        kept, _ = keep_top(found_BxL + self.heads * self.recency(seen.band_BxL), seen, self.top_k)
+        kept = keep_top(found_BxL + self.heads * self.recency(seen.band_BxL), seen, self.top_k)
         scores_BxHxK = jnp.einsum("bhw,bkw->bhk", asked_BxHxW, kept.history_BxLxW)
         scores_BxHxK += self.recency(kept.band_BxL)[:, None, :]
         weights_BxHxK = jax.vmap(softmax_over, (1, None), 1)(scores_BxHxK, kept.real_BxL)
