@@ -36,7 +36,7 @@ VERSIONS = {
     "posttrain": 3,
     "trunk": 2,
     "embed": 5,
-    "application": 3,
+    "application": 4,
     "compare": 1,
     "retrieval": 1,
     "relevance": 1,

@@ -5,6 +5,7 @@ they were left encoded. A batch has one form, so that its keys cannot be told ap
 interleaved by weight.
 """
 
+import functools
 import math
 import sys
 from dataclasses import dataclass
@@ -322,3 +323,26 @@ class Mixture:
                 return form, here - rest
             here, after, left = rest, rest_after, left - share
         raise AssertionError("the last form takes all that is left")
+
+
+class ShuffledBatches:
+    """place of a batch -> its rows, shuffled anew in each pass over them; a source for grain of batches and not of rows.
+
+    grain's own `shuffle` and `batch` look every row up by itself, which takes longer than to read a short history.
+    What a place holds depends on the place and the seed alone. A batch may begin in one pass and end in the next.
+    """
+
+    def __init__(self, rows: Array, batch: int, seed: int):
+        self._rows, self._batch, self._seed = rows, batch, seed
+        self._order = functools.lru_cache(maxsize=2)(self._order_of)  # a batch lies in two passes at most
+
+    def __len__(self) -> int:
+        return sys.maxsize
+
+    def __getitem__(self, place: int) -> Array:
+        """Rows, B."""
+        passes, at = np.divmod(place * self._batch + np.arange(self._batch), self._rows.size)
+        return np.concatenate([self._order(which)[at[passes == which]] for which in np.unique(passes)])
+
+    def _order_of(self, which: int) -> Array:
+        return np.random.default_rng((self._seed, which)).permutation(self._rows)

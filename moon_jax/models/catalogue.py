@@ -35,10 +35,10 @@ class Catalogue(NamedTuple):
     def similarities(self, target_BxD: Array, rows_BxL: Array, places: int) -> Array:
         """cos(r_b, r_t), B x L; representations of `places` behaviours are looked up at a time: B x L x D never stands whole."""
 
-        def cosines(rows_RxL: Array, target_RxD: Array) -> Array:
-            return jnp.einsum("rd,rld->rl", target_RxD, self.vectors(rows_RxL))
+        def cosines(catalogue: "Catalogue", rows_RxL: Array, target_RxD: Array) -> Array:
+            return jnp.einsum("rd,rld->rl", target_RxD, catalogue.vectors(rows_RxL))
 
-        return by_rows(cosines, rows_BxL, target_BxD, places=places)
+        return by_rows(cosines, self, rows_BxL, target_BxD, places=places)
 
 
 def place_catalogue(

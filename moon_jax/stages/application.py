@@ -17,6 +17,7 @@ from jax.sharding import Mesh
 
 from moon_jax.data.contract import DataError, read_table
 from moon_jax.data.histories import Behaviour, read_behaviour
+from moon_jax.data.loading import ShuffledBatches
 from moon_jax.data.representations import read_embeddings
 from moon_jax.distributed import is_first
 from moon_jax.engine import Engine
@@ -196,11 +197,11 @@ def impressions(behaviour: Behaviour, split: str, config: ApplicationConfig) -> 
     rows = np.flatnonzero(behaviour.split == split)
     if rows.size < config.batch:
         raise DataError(f"{rows.size} {split} impressions are fewer than a batch of {config.batch}")
-    shuffled = grain.MapDataset.source(rows).seed(config.seed).shuffle().repeat()
     index, count = jax.process_index(), jax.process_count()
     part = slice(index * config.batch // count, (index + 1) * config.batch // count)  # of several processes
-    batched = shuffled.batch(config.batch, drop_remainder=True).map(lambda r: read(behaviour, r[part], config.length))
-    return iter(batched.to_iter_dataset(grain.ReadOptions(num_threads=1, prefetch_buffer_size=4)))
+    shuffled = grain.MapDataset.source(ShuffledBatches(rows, config.batch, config.seed))
+    batches = shuffled.map(lambda rows_B: read(behaviour, rows_B[part], config.length))
+    return iter(batches.to_iter_dataset(grain.ReadOptions(num_threads=1, prefetch_buffer_size=4)))
 
 
 def read(behaviour: Behaviour, rows_B: np.ndarray, length: int) -> dict[str, np.ndarray]:
@@ -249,7 +250,8 @@ def build_update(graph: nnx.GraphDef, weight_decay: float, mesh: Mesh) -> Callab
 
     @functools.partial(jax.jit, donate_argnums=0)
     def update(state: Any, batch: dict[str, Array], hyper: dict[str, Array], catalogue: Catalogue) -> Any:
-        loss, gradients = jax.value_and_grad(loss_of)(state["params"], batch, catalogue)
+        with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
+            loss, gradients = jax.value_and_grad(loss_of)(state["params"], batch, catalogue)
         rate = learning_rate(state["step"], hyper["steps"], hyper["peak_lr"])
         counts = {"examples": jnp.int32(batch["clicked"].shape[0])}
         moved = descend(state, gradients, rate=rate, adam=adam)
@@ -262,7 +264,8 @@ def build_update(graph: nnx.GraphDef, weight_decay: float, mesh: Mesh) -> Callab
 @functools.cache
 def _predictor(graph: nnx.GraphDef, mesh: Mesh) -> Callable[..., Array]:
     def predict(params: nnx.State, catalogue: Catalogue, batch: dict[str, Array]) -> Array:
-        return jax.nn.sigmoid(logits(graph, params, catalogue, batch))
+        with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
+            return jax.nn.sigmoid(logits(graph, params, catalogue, batch))
 
     return jax.jit(predict, out_shardings=replicated(mesh))  # every process reads all of it
 

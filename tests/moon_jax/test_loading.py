@@ -24,7 +24,7 @@ from tiny import silent
 
 from moon_jax.data.contract import DataError, Dataset
 from moon_jax.data.forms import Form, parse_form
-from moon_jax.data.loading import Mixture, Prepared, training_batches
+from moon_jax.data.loading import Mixture, Prepared, ShuffledBatches, training_batches
 from moon_jax.stages.prepare import PrepareConfig, prepare
 
 IMAGE = parse_form("image", "image->image+text")
@@ -96,6 +96,22 @@ def test_every_pass_shows_every_pair_once_in_another_order() -> None:
         np.testing.assert_array_equal(shown[np.argsort(shown[:, 0])], pairs)
     assert not np.array_equal(passes[0], passes[1])
     assert not np.array_equal(passes[1], passes[2])
+
+
+@settings(max_examples=50, deadline=None)
+@given(seed=st.integers(0, 2**20), batch=st.integers(1, 20), more=st.integers(0, 50), start=st.integers(0, 10**9))
+def test_shuffled_batches_are_permutations_one_after_another(seed: int, batch: int, more: int, start: int) -> None:
+    """Whatever is asked for first; a batch may begin in one pass and end in the next."""
+    rows = 100 + np.arange(batch + more)
+    places = range(start * rows.size, start * rows.size + rows.size)  # whole passes: `batch` of them
+    asked = {place: ShuffledBatches(rows, batch, seed)[place] for place in reversed(places)}
+    source = ShuffledBatches(rows, batch, seed)
+    shown = np.concatenate([source[place] for place in places])
+    np.testing.assert_array_equal(shown, np.concatenate([asked[place] for place in places]))
+    passes = shown.reshape(batch, rows.size)
+    np.testing.assert_array_equal(np.sort(passes, axis=1), np.tile(rows, (batch, 1)))
+    if rows.size > 12 and batch > 1:
+        assert not np.array_equal(passes[0], passes[1])
 
 
 @settings(max_examples=6, deadline=None)

@@ -8,6 +8,7 @@ from moon_jax.models.behaviour.attention import Attention
 from moon_jax.models.behaviour.sa_ta import SHARPNESS
 from moon_jax.models.behaviour.seen import Module, Recency, Seen, Shape, content_of, softmax_over
 from moon_jax.models.behaviour.simtier import SimTier
+from moon_jax.models.catalogue import Catalogue
 from moon_jax.models.chunks import by_rows
 from moon_jax.models.layers import linear
 
@@ -43,10 +44,10 @@ class Cube(Module):
         weights_BxL = softmax_over(scores_BxL, seen.real_BxL)
         fusion_BxW = jnp.einsum("bl,blw->bw", weights_BxL, seen.history_BxLxW)
 
-        def content(rows_RxL: Array, weights_RxL: Array) -> Array:
+        def content(catalogue: Catalogue, rows_RxL: Array, weights_RxL: Array) -> Array:
             return jnp.einsum("rl,rld->rd", weights_RxL, catalogue.vectors(rows_RxL))
 
-        content_BxD = by_rows(content, seen.rows_BxL, weights_BxL, places=self.places)
+        content_BxD = by_rows(content, catalogue, seen.rows_BxL, weights_BxL, places=self.places)
         length_B = jnp.sqrt(jnp.sum(content_BxD**2, axis=1) + 1e-12)
         like_B = jnp.einsum("bd,bd->b", content_BxD, target_BxD) / length_B
         parts = [self.interest(seen), self.tiers(seen), fusion_BxW, self.project(content_BxD), like_B[:, None]]

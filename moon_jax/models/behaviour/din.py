@@ -26,12 +26,16 @@ class Din(Module):
         self.recency, self.places = Recency(shape), shape.places
 
     def __call__(self, seen: Seen) -> Array:
-        def interest(history_RxLxW: Array, target_RxW: Array, bias_RxL: Array, real_RxL: Array) -> Array:
-            weights_RxL = (self.unit(target_RxW, history_RxLxW) + bias_RxL) * real_RxL
+        def interest(
+            unit: ActivationUnit, history_RxLxW: Array, target_RxW: Array, bias_RxL: Array, real_RxL: Array
+        ) -> Array:
+            weights_RxL = (unit(target_RxW, history_RxLxW) + bias_RxL) * real_RxL
             return jnp.einsum("rl,rlw->rw", weights_RxL, history_RxLxW)
 
         bias_BxL = jnp.broadcast_to(self.recency(seen.band_BxL), seen.real_BxL.shape)
-        return by_rows(interest, seen.history_BxLxW, seen.target_BxW, bias_BxL, seen.real_BxL, places=self.places)
+        return by_rows(
+            interest, self.unit, seen.history_BxLxW, seen.target_BxW, bias_BxL, seen.real_BxL, places=self.places
+        )
 
 
 class ActivationUnit(nnx.Module):

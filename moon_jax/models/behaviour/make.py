@@ -1,5 +1,7 @@
 """MAKE: a DIN over frozen representations."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 from flax import nnx
@@ -34,11 +36,20 @@ class Make(Module):
         catalogue, target_BxD, _ = content_of(seen)
         target_BxW = self.project(target_BxD)
 
-        def knowledge(rows_RxL: Array, target_RxW: Array, bias_RxL: Array, real_RxL: Array) -> Array:
-            history_RxLxW = self.project(catalogue.vectors(rows_RxL))
-            weights_RxL = (self.unit(target_RxW, history_RxLxW) + bias_RxL) * real_RxL
+        def knowledge(shared: Any, rows_RxL: Array, target_RxW: Array, bias_RxL: Array, real_RxL: Array) -> Array:
+            catalogue, project, unit = shared
+            history_RxLxW = project(catalogue.vectors(rows_RxL))
+            weights_RxL = (unit(target_RxW, history_RxLxW) + bias_RxL) * real_RxL
             return jnp.einsum("rl,rlw->rw", weights_RxL, history_RxLxW)
 
         bias_BxL = jnp.broadcast_to(self.recency(seen.band_BxL), seen.real_BxL.shape)
-        known_BxW = by_rows(knowledge, seen.rows_BxL, target_BxW, bias_BxL, seen.real_BxL, places=self.places)
+        known_BxW = by_rows(
+            knowledge,
+            (catalogue, self.project, self.unit),
+            seen.rows_BxL,
+            target_BxW,
+            bias_BxL,
+            seen.real_BxL,
+            places=self.places,
+        )
         return jnp.concatenate([target_BxW, known_BxW, target_BxW * known_BxW], axis=1)
