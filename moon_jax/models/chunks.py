@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jax.sharding import PartitionSpec
 
 Array = jax.Array
-ON_ACCELERATORS = 64  # times as many places: they have no such cache, and each step of the walk costs a launch
+ON_ACCELERATORS = 256  # times as many places: they have no such cache, and each step of the walk costs a launch
 
 
 def by_rows(f: Callable[..., Array], shared: Any, *parts: Array, places: int) -> Array:
