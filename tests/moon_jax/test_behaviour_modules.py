@@ -244,4 +244,5 @@ def test_memory_is_linear_in_the_length(name: str) -> None:
     short, long = needed(8_192), needed(32_768)
     assert long <= 4.4 * short
     # at most some copies of the behaviours' ID embeddings, and nothing as wide as representations or hidden units
+    assert short <= 8 * 32 * 8_192 * 16 * 4
     assert long <= 8 * 32 * 32_768 * 16 * 4

@@ -29,8 +29,8 @@ class Shape:
         tiers: equal bins of cosines in -1..1 (SimTier).
         bands: dyadic recency bands (lag 1, 2, 3-4, 5-8, ...; the last takes all that is older): as many at every L, so
             that models of all lengths have the same parameters.
-        places: behaviours that are worked on at a time, where something wide stands beside each: 64 numbers each fill a
-            core's second cache.
+        places: behaviours that are worked on at a time, where something wide stands beside each: 64 numbers each are
+            a MiB, about a core's second cache.
     """
 
     id_width: int = 16
