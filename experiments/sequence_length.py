@@ -112,6 +112,9 @@ def read(results: "pl.DataFrame") -> Reading:
     _fit(reading, {OURS: ours, CONTROL: control})
     _draw(reading, done, gains)
     reading.tables["paired gains over DIN"] = gains
+    if (quarters := quartiles_of(done, longest)).height:
+        reading.tables[f"paired gains over DIN by users' history length, L = {longest}"] = quarters
+        reading.answer += _by_quartile(quarters)
     if (slices := slices_of(done, longest)).height:
         reading.tables[f"GAUC by slice at L = {longest}"] = slices
     shown = [
@@ -200,6 +203,45 @@ def gains_of(done: "pl.DataFrame") -> "pl.DataFrame":
         raise QuestionError("sequence_length: no model has finished beside DIN yet")
     verdict = pl.when(pl.col("low") > 0).then(pl.lit("better")).when(pl.col("high") < 0).then(pl.lit("worse"))
     return pl.concat(parts).with_columns(verdict=verdict.otherwise(pl.lit("no difference seen")))
+
+
+def quartiles_of(done: "pl.DataFrame", length: int) -> "pl.DataFrame":
+    """For each quarter of the users by history length and each model: its paired gain over DIN at L, a 95 % interval, and
+    the smallest effect that could have been seen (80 % power, 5 % level)."""
+    import polars as pl
+
+    parts = []
+    for quartile in range(1, 5):
+        named = f"quartile_{quartile}"
+        if f"{named}_gauc_gain" not in done.columns:
+            continue
+        for name in (name for name in MODELS if name != CONTROL):
+            rows = done.filter(pl.col("model") == name).select(
+                "L",
+                *(pl.col(f"{named}_{metric}").alias(metric) for metric in ("gauc_gain", "gauc_gain_se", "events_most")),
+                gauc_users=f"{named}_users",
+                events_least=f"{named}_events_least",
+            )
+            rows = rows.filter(pl.col("gauc_gain").is_finite())
+            if (found := rows.filter(pl.col("L") == length)).is_empty():
+                continue
+            of = {"quartile": quartile, "events": f"{found['events_least'][0]:,} to {found['events_most'][0]:,}"}
+            of |= {"users": int(found["gauc_users"][0]), "model": name}
+            gained = _gains(rows).filter(pl.col("L") == length)
+            gained = gained.with_columns(smallest_seen=pl.col("error") * (pl.col("t") + 0.85))
+            parts.append(gained.select(*(pl.lit(v).alias(k) for k, v in of.items()), pl.exclude("L", "error", "t")))
+    return pl.concat(parts) if parts else pl.DataFrame()
+
+
+def _by_quartile(quarters: "pl.DataFrame") -> list[str]:
+    import polars as pl
+
+    told = [
+        f"{row['events']} events ({row['users']:,} users) {row['gain']:+.4f} [{row['low']:+.4f}, {row['high']:+.4f}], "
+        f"smallest to be seen {row['smallest_seen']:.4f}"
+        for row in quarters.filter(pl.col("model") == OURS).iter_rows(named=True)
+    ]
+    return [f"{OURS} over {CONTROL} by quarters of the users: {'; '.join(told)}."] if told else []
 
 
 def slices_of(done: "pl.DataFrame", length: int) -> "pl.DataFrame":

@@ -120,7 +120,8 @@ def application(
     labels, users = behaviour.clicked[rows], behaviour.user[rows]
     if is_first():
         ids = behaviour.impression_ids[rows]
-        np.savez(folder / "predictions.npz", impression_id=ids, user=users, clicked=labels, p=scores)
+        events = behaviour.end[rows] - behaviour.start[rows]
+        np.savez(folder / "predictions.npz", impression_id=ids, user=users, clicked=labels, p=scores, events=events)
     value, left_out = gauc(labels, scores, users)
     metrics = {
         "length": config.length,

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from moon_jax.metrics.paired import paired_gauc
+from moon_jax.metrics.ranking import user_aucs
 
 
 @dataclass(frozen=True)
@@ -23,11 +24,38 @@ def compare(
     folder: Path,
     report: Callable[..., None],
 ) -> dict[str, Any]:
-    """Step function: `gauc_gain` of "application" over "baseline" and its standard error over users, paired."""
+    """Step function: `gauc_gain` of "application" over "baseline" and its standard error over users, paired.
+
+    Of all test users, and of each quarter of them by history length (`quartiles`): `quartile_1_gauc_gain`, its `_se`,
+    `quartile_1_users` that count (of both classes), and the least and most events that they have, ...
+    """
     ours, theirs = (
         np.load(inputs[name] / "predictions.npz", allow_pickle=False) for name in ("application", "baseline")
     )
     if not np.array_equal(ours["impression_id"], theirs["impression_id"]):
         raise ValueError("the two runs were tested on different impressions")
     gain, error = paired_gauc(ours["clicked"], ours["p"], theirs["p"], ours["user"])
-    return {"gauc_gain": gain, "gauc_gain_se": error}
+    out = {"gauc_gain": gain, "gauc_gain_se": error}
+    quartile, events = quartiles(ours["user"], ours["events"])
+    for number in range(1, 5):
+        kept = quartile == number
+        clicked, user = ours["clicked"][kept], ours["user"][kept]
+        gain, error = paired_gauc(clicked, ours["p"][kept], theirs["p"][kept], user)
+        counted = int(np.isfinite(user_aucs(clicked, ours["p"][kept], user)[1]).sum()) if kept.any() else 0
+        named = {"gauc_gain": gain, "gauc_gain_se": error, "users": counted}
+        if kept.any():
+            named |= {"events_least": int(events[kept].min()), "events_most": int(events[kept].max())}
+        out |= {f"quartile_{number}_{name}": value for name, value in named.items()}
+    return out
+
+
+def quartiles(user_I: np.ndarray, events_I: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """(quarter 1..4 of each impression's user, the user's events), int I: users stay whole, as GAUC compares within them.
+
+    A user has as many events as before the last of its test impressions. Ties at a border all fall into the lower quarter.
+    """
+    users_U, place_I = np.unique(user_I, return_inverse=True)
+    events_U = np.zeros(users_U.size, np.int64)
+    np.maximum.at(events_U, place_I, events_I)
+    quartile_U = 1 + np.searchsorted(np.quantile(events_U, (0.25, 0.5, 0.75)), events_U, side="left")
+    return quartile_U[place_I], events_U[place_I]

@@ -18,14 +18,14 @@ from tiny import silent
 
 from moon_jax.data.behaviour import BehaviourConfig, simulate
 from moon_jax.data.contract import DataError
-from moon_jax.data.histories import Behaviour, read_behaviour
+from moon_jax.data.histories import SLICED, Behaviour, read_behaviour
 from moon_jax.data.representations import embeddings_table
 from moon_jax.models.behaviour import Shape, lag_bands
 from moon_jax.models.catalogue import Catalogue, place_catalogue
 from moon_jax.models.ctr import CtrConfig
 from moon_jax.sharding import data_mesh
 from moon_jax.stages.application import ApplicationConfig, against_bayes, application
-from moon_jax.stages.compare import CompareConfig, compare
+from moon_jax.stages.compare import CompareConfig, compare, quartiles
 
 ACTIONS = ("buy", "click", "view")
 
@@ -56,7 +56,7 @@ def behaviour_of(folder: Path, ids: list[int], events: list[tuple], shown: list[
 
 
 @settings(max_examples=80, deadline=None)
-@given(logs(), st.integers(1, 12))
+@given(logs(), st.one_of(st.integers(1, 12), st.just(SLICED)))
 def test_a_history_of_any_length_is_what_happened_strictly_before(log: tuple, length: int) -> None:
     """Against a loop over the log: same user, earlier time (ties are no past), newest first, -1 beyond."""
     ids, events, shown = log
@@ -380,7 +380,10 @@ def test_a_run_compared_with_itself_gains_nothing(runs: dict, tmp_path: Path) ->
     _, folder = runs["ids"]
     inputs = {"application": folder, "baseline": folder}
     result = compare(CompareConfig(), files={}, inputs=inputs, folder=tmp_path, report=silent)
-    assert result == {"gauc_gain": 0.0, "gauc_gain_se": 0.0}
+    assert result["gauc_gain"] == result["gauc_gain_se"] == result["quartile_1_gauc_gain"] == 0.0
+    assert [result[f"quartile_{n}_events_most"] for n in (1, 2, 3)] < [
+        result[f"quartile_{n}_events_most"] for n in (2, 3, 4)
+    ]
 
 
 def test_runs_on_different_impressions_are_not_compared(runs: dict, tmp_path: Path) -> None:
@@ -438,3 +441,14 @@ def test_a_rate_that_is_far_too_high_is_a_result(files: dict[str, Path], tmp_pat
 def test_a_batch_larger_than_the_log_is_told(files: dict[str, Path], tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="train impressions are fewer than a batch of 100000"):
         application(ApplicationConfig(4, 10, batch=100_000), files=files, inputs={}, folder=tmp_path, report=silent)
+
+
+def test_quarters_keep_users_whole_and_share_them_evenly() -> None:
+    user, events = np.repeat(np.arange(40), 3), np.repeat(np.arange(40), 3) * 10 - np.tile([0, 1, 2], 40)
+    quartile, most = quartiles(user, events)
+    assert np.array_equal(quartile, np.repeat(np.arange(40) // 10 + 1, 3))
+    assert np.array_equal(most, np.repeat(np.arange(40) * 10, 3))
+
+
+def test_quarters_of_equal_histories_are_one() -> None:
+    assert set(quartiles(np.arange(8), np.full(8, 5))[0]) == {1}
