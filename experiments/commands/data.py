@@ -19,6 +19,7 @@ class WorldCommand:
     Examples: moon data world data/text-world --drives text
               moon data world data/feed --page 10 --position-bias 0.7 --new-items 0.2 --cold-users 0.3
               moon data world data/large --products 100000 --users 1000000
+              moon data world data/long --users 1500 --events-before 16384 --weights 8 8 7 6 5 4 3 3 2 2 1 1 1 1 1
     """
 
     folder: Positional[Annotated[Path, arg(metavar="DIR", help="a contract directory")]]
@@ -30,6 +31,8 @@ class WorldCommand:
     users: int | None = None
     impressions: int | None = None
     """Of each user."""
+    events_before: int | None = None
+    """Events of a user before the first impression; Bayes answers are known for histories of 1, 2, 4, ... up to it."""
     zipf: float | None = None
     """Exponent of the frequencies of every attribute's values."""
     zipf_looks: float | None = None

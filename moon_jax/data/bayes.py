@@ -1,12 +1,13 @@
 """The best that anyone can predict from a history of a given length: exact marginalisation over what was not seen."""
 
+import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from math import comb
 
 import numpy as np
 
-LENGTHS = (0, 1, 2, 4, 8, 16, 32, 64, 128)
+LENGTHS = (0, 1, 2, 4, 8, 16, 32, 64, 128)  # of worlds with as few events; longer histories have further doublings
+_MIXED = 2**22  # impressions times values of the unseen rest at a time
 
 
 @dataclass(frozen=True)
@@ -26,6 +27,15 @@ def lag_weights(stop: int, scale: int, decay: float) -> np.ndarray:
     """Integer weights of lags 1..stop: round(scale * 2^(-decay k)), at least 1, for the lags 2^(k-1) + 1 to 2^k."""
     doubling = np.ceil(np.log2(np.arange(1, stop + 1)))
     return np.maximum(1, np.rint(scale * 2.0 ** (-decay * doubling))).astype(np.int64)
+
+
+def weigh(same_NxL: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """The sum of the weights of the lags that are the same, int64 [N]; lags of equal weight are counted together."""
+    total_N = np.zeros(len(same_NxL), np.int64)
+    edges = [*np.flatnonzero(np.diff(weights, prepend=-1)).tolist(), len(weights)]
+    for start, end in itertools.pairwise(edges):
+        total_N += weights[start] * np.count_nonzero(same_NxL[:, start:end], axis=1)
+    return total_N
 
 
 def bayes_probabilities(
@@ -53,11 +63,13 @@ def bayes_probabilities(
     result = {}
     reached = 0
     for length in sorted(lengths):
-        for lag in range(reached, min(length, stop)):
-            # Where there is no such event (-1) all is seen already, and the posterior plays no part.
-            log_posterior_NxZ = log_posterior_NxZ + log_events_SxZ[recent_NxL[:, lag]]
-            known_N = known_N + weights[lag] * same_NxL[:, lag]
-        reached = max(reached, min(length, stop))
+        further = slice(reached, max(reached, min(length, stop)))
+        # Where there is no such event (-1) all is seen already, and the posterior plays no part.
+        seen_NxL = recent_NxL[:, further]
+        counts_NxS = np.stack([(seen_NxL == style).sum(axis=1) for style in range(len(log_events_SxZ))], axis=1)
+        log_posterior_NxZ = log_posterior_NxZ + counts_NxS @ log_events_SxZ
+        known_N = known_N + weigh(same_NxL[:, further], weights[further])
+        reached = further.stop
         result[length] = sigmoid(logit_N + gain * known_N)  # where nothing is left to guess
         if not (depth_N > reached).any():
             continue
@@ -94,19 +106,16 @@ def _rests(
 def rest_distribution(match_ZxS: np.ndarray, weights: np.ndarray) -> np.ndarray:
     """Exact distribution of sum_l weights[l] * Bernoulli(match), float64 [Z, S, sum(weights) + 1].
 
-    Lags of equal weight are one binomial; the binomials are convolved.
+    By its characteristic function, the product over lags of 1 - match + match exp(i t weight), at as many points as there
+    are values: lags of equal weight are a power, and one inverse Fourier transform gives all shares (to about 1e-15).
     """
-    total = np.zeros((*match_ZxS.shape, int(weights.sum()) + 1))
-    total[..., 0] = 1
-    filled = 1
+    size = int(weights.sum()) + 1
+    point_F = np.arange(size // 2 + 1)
+    product_ZxSxF = np.ones((*match_ZxS.shape, point_F.size), np.complex128)
     for weight, count in zip(*np.unique(weights, return_counts=True), strict=True):
-        spread = np.zeros_like(total)
-        for hits in range(count + 1):
-            share = comb(int(count), hits) * match_ZxS**hits * (1 - match_ZxS) ** (count - hits)
-            spread[..., hits * weight : hits * weight + filled] += share[..., None] * total[..., :filled]
-        total = spread
-        filled += int(weight * count)
-    return total
+        turn_F = np.exp(-2j * np.pi * (point_F * weight % size) / size)
+        product_ZxSxF *= (1 + match_ZxS[..., None] * (turn_F - 1)) ** int(count)
+    return np.maximum(np.fft.irfft(product_ZxSxF, size), 0.0)
 
 
 def _mix(
@@ -118,7 +127,7 @@ def _mix(
     mixed_N = np.empty(len(logit_N))
     for style in np.unique(target_N):
         rows = np.flatnonzero(target_N == style)
-        for part in np.array_split(rows, max(1, len(rows) // 4096)):
+        for part in np.array_split(rows, max(1, len(rows) * len(odds_R) // _MIXED)):
             rest_PxR = posterior_NxZ[part] @ rest_ZxSxR[:, style]
             mixed_N[part] = (rest_PxR / (1 + odds_N[part, None] * odds_R)).sum(axis=1)
     return mixed_N

@@ -334,3 +334,30 @@ def test_the_default_world_has_what_the_questions_need(tmp_path: Path) -> None:
     assert 0.75 < world.facts["bayes"]["auc"]["64"] < 0.80
     value = list(world.facts["bayes"]["gauc"].values())
     assert all(long > short + 0.005 for short, long in itertools.pairwise(value[:-1]))
+
+
+def test_a_world_of_long_histories_knows_their_answers() -> None:
+    """Lags up to 2,048 tell, far beyond what a convolution event by event could do."""
+    config = BehaviourConfig(
+        users=60,
+        impressions=10,
+        events_before=2_100,
+        personas=6,
+        weights=(4, 4, 3, 3, 2, 2, 1, 1, 1, 1, 1, 1),
+        stop=2_048,
+    )
+    truth = simulate(np.arange(300), np.arange(300) % 12, config).tables["truth"]
+    assert [column for column in truth.columns if column.startswith("bayes_")][-1] == "bayes_2048"
+    assert truth["bayes_2048"].equals(truth["probability"].rename("bayes_2048"))
+    gaps = [float((truth[f"bayes_{length}"] - truth["probability"]).abs().mean()) for length in config.lengths]
+    assert all(shorter > longer for shorter, longer in itertools.pairwise(gaps))
+    assert abs(float((truth["bayes_256"] - truth["probability"]).mean())) < 0.01  # unbiased, whatever is not seen
+
+
+def test_the_unseen_rest_is_what_a_walk_over_its_lags_gives() -> None:
+    match, weights = np.array([[0.03, 0.4], [0.9, 1.0]]), np.array([5, 3, 3, 1, 1, 1, 1])
+    walked = np.zeros((2, 2, weights.sum() + 1))
+    walked[..., 0] = 1
+    for weight in weights:
+        walked = (1 - match)[..., None] * walked + match[..., None] * np.roll(walked, weight, axis=-1)
+    np.testing.assert_allclose(rest_distribution(match, weights), walked, atol=1e-14)

@@ -5,7 +5,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from moon_jax.data.bayes import LENGTHS
 from moon_jax.data.behaviour.calibration import expected_auc
 from moon_jax.data.behaviour.config import BehaviourConfig
 
@@ -54,7 +53,7 @@ class Answers:
                 **{f"slice:{name}": mask[test] for name, mask in slices.items()},
                 **{
                     column: np.rint(1e6 * truth[column].to_numpy()[test]).astype(np.int32)
-                    for column in ("probability", *(f"bayes_{length}" for length in LENGTHS))
+                    for column in ("probability", *(f"bayes_{length}" for length in self._config.lengths))
                 },
             }
         )
@@ -72,15 +71,14 @@ class Answers:
         }
         return {"click_rate": round(self._clicks / self._impressions, 6), "bayes": bayes}
 
-    @staticmethod
     def _score(
-        rows: Mapping[str, np.ndarray], mask: np.ndarray, examination: np.ndarray | None = None
+        self, rows: Mapping[str, np.ndarray], mask: np.ndarray, examination: np.ndarray | None = None
     ) -> dict[str, Any]:
         from moon_jax.metrics.ranking import auc, gauc
 
         labels, users, truth = rows["clicked"][mask], rows["user"][mask], rows["probability"][mask] / 1e6
         weight = 1.0 if examination is None else examination[rows["place"][mask]]
-        scores = {str(length): rows[f"bayes_{length}"][mask] / 1e6 * weight for length in LENGTHS}
+        scores = {str(length): rows[f"bayes_{length}"][mask] / 1e6 * weight for length in self._config.lengths}
         gauc_by_length = {length: gauc(labels, score, users)[0] for length, score in scores.items()}
         scored: dict[str, Any] = {
             "impressions": int(mask.sum()),

@@ -78,10 +78,12 @@ class BehaviourConfig:
 
     def __post_init__(self) -> None:
         require_finite(self)
-        if not 1 <= self.stop <= LENGTHS[-1]:
-            raise DataError(f"stop is {self.stop}, must lie in 1..{LENGTHS[-1]}")
         if self.events_before < LENGTHS[-1]:
             raise DataError(f"events_before is {self.events_before}, must be at least {LENGTHS[-1]}")
+        if not 1 <= self.stop <= self.lengths[-1]:
+            raise DataError(
+                f"stop is {self.stop}, must lie in 1..{self.lengths[-1]}: events_before sets how far it may look"
+            )
         if self.users < 10 or self.impressions < 2:
             raise DataError(f"{self.users} users with {self.impressions} impressions are too few to split three ways")
         if self.block < 10:
@@ -103,6 +105,11 @@ class BehaviourConfig:
                 raise DataError(
                     f"weights must be {doublings} integers (lags 1, 2, 3-4, ... to stop {self.stop}), not all 0"
                 )
+
+    @property
+    def lengths(self) -> tuple[int, ...]:
+        """The history lengths whose Bayes answers are known: 0, 1, 2, 4, ... up to `events_before`."""
+        return (0, *(2**doubling for doubling in range(self.events_before.bit_length())))
 
     @property
     def pages(self) -> int:

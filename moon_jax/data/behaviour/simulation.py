@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from moon_jax.data.bayes import LENGTHS, bayes_probabilities, sigmoid
+from moon_jax.data.bayes import bayes_probabilities, sigmoid, weigh
 from moon_jax.data.behaviour.answers import Answers
 from moon_jax.data.behaviour.calibration import calibrate
 from moon_jax.data.behaviour.config import GAP_SPREAD, LOG_GAP, START, Behaviour, BehaviourConfig
@@ -153,9 +153,8 @@ class Simulation:
         count, longest = drawn.style_UxE.shape
         user_N = np.repeat(np.arange(count), config.impressions)
         past_N, target_N, item_N = drawn.past_UxJ.ravel(), drawn.style_UxJ.ravel(), drawn.item_UxJ.ravel()
-        at_NxL = past_N[:, None] - 1 - np.arange(LENGTHS[-1])
-        recent_NxL = np.where(at_NxL >= 0, drawn.style_UxE.astype(np.int32)[user_N[:, None], at_NxL], -1)
-        effect_N, told_N = self.effect_I[item_N], ((recent_NxL[:, : config.stop] == target_N[:, None]) * weights).sum(1)
+        recent_NxL = _recent(drawn.style_UxE, user_N, past_N, config.stop)
+        effect_N, told_N = self.effect_I[item_N], weigh(recent_NxL == target_N[:, None], weights)
         if config.clicks_follow == "popularity":
             told_N = -np.log1p(self.popularity.rank_I[item_N])
         if self._clicks is None:
@@ -164,10 +163,11 @@ class Simulation:
         logit_N = bias + effect_N
         if config.clicks_follow == "popularity":
             logit_N = logit_N + gain * told_N
-            bayes = dict.fromkeys(LENGTHS, sigmoid(logit_N))
+            bayes = dict.fromkeys(config.lengths, sigmoid(logit_N))
             probability_N = np.round(bayes[0], 6)
         else:
-            bayes = bayes_probabilities(logit_N, gain, target_N, recent_NxL, self.personas, weights)
+            personas, lengths = self.personas, config.lengths
+            bayes = bayes_probabilities(logit_N, gain, target_N, recent_NxL, personas, weights, lengths)
             probability_N = np.round(sigmoid(logit_N + gain * told_N), 6)
 
         place_J = np.arange(config.impressions)
@@ -192,7 +192,7 @@ class Simulation:
                 "impression_id": impression_N,
                 "probability": probability_N,
                 **({"examination": examination_N} if config.position_bias else {}),
-                **{f"bayes_{length}": np.round(bayes[length], 6) for length in LENGTHS},
+                **{f"bayes_{length}": np.round(bayes[length], 6) for length in config.lengths},
             }
         )
         slices = {"tail_items": self.popularity.tail_I[item_N]}
@@ -244,6 +244,15 @@ def simulate(
     blocks = list(simulation.blocks())
     tables = {file: pl.concat([block[file] for block in blocks]) for file in blocks[0]}
     return Behaviour(tables, simulation.facts)
+
+
+def _recent(style_UxE: np.ndarray, user_N: np.ndarray, past_N: np.ndarray, length: int) -> np.ndarray:
+    """Styles of the last `length` events before each impression, newest first, -1 where there were fewer: int16 [N, length]."""
+    recent_NxL = np.full((len(user_N), length), -1, np.int16)
+    for row, (user, past) in enumerate(zip(user_N.tolist(), past_N.tolist(), strict=True)):
+        first = max(0, past - length)
+        recent_NxL[row, : past - first] = style_UxE[user, first:past][::-1]
+    return recent_NxL
 
 
 def draw_actions(count: int, cart_share: float, purchase_share: float, rng: np.random.Generator) -> np.ndarray:
