@@ -185,6 +185,10 @@ _PAPER = {
 }
 
 
+LONG = (64, 256, 1024, 4096, 16384)  # lengths of the CTR question where users have a thousand events and more,
+LONG_EXAMPLES = 20_000  # and its budget then: an impression costs as much as its history is long
+
+
 def recipe_for(preset: str, dataset: Dataset) -> Recipe:
     """The recipe of a preset for rendered images or photos (sized to their shape)."""
     dataset.path("items")
@@ -192,10 +196,19 @@ def recipe_for(preset: str, dataset: Dataset) -> Recipe:
     recipe = _DEMO[rendered]
     changes: dict[str, Any] = {"smoke": _SMOKE, "demo": {}, "gpu": _GPU, "paper": _PAPER}[preset]
     recipe = replace(recipe, **changes)
+    if preset == "demo" and (usual := usual_history(dataset)) >= LONG[2]:
+        recipe = replace(recipe, lengths=tuple(length for length in LONG if length <= usual), examples=LONG_EXAMPLES)
     if rendered:
         return recipe
     height, width = _photo_size(dataset)
     return replace(recipe, height=height, width=width)
+
+
+def usual_history(dataset: Dataset) -> int:
+    """Events of a user, in the mean; 0 where the data has no events."""
+    if not dataset.has("events"):
+        return 0
+    return dataset.rows["events"] // max(1, dataset.read("events", ["user_id"])["user_id"].n_unique())
 
 
 def _photo_size(dataset: Dataset) -> tuple[int, int]:

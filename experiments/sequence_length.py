@@ -14,7 +14,7 @@ from analysis.figures import BLUE, GREY, VERMILLION, line_figure, new_figure
 from experiments import steps
 from experiments.question import QuestionError, Reading
 from experiments.reading import holdout_sentence, number
-from experiments.recipes import mixture_of, recipe_for, searches_of
+from experiments.recipes import LONG, mixture_of, recipe_for, searches_of
 from moon_jax.models.behaviour import MODULES
 from sweeps import Cell
 
@@ -38,6 +38,7 @@ MODELS: dict[str, tuple[str, ...]] = {
     "CUBE": ("cube",),
 }
 SMOKE = (CONTROL, "MUSE", OURS)  # each is a compilation at every L
+LONG_MODELS = (CONTROL, "DIN + SimTier", "MUSE", OURS)  # what two cores can do at lengths of ten thousand and more
 CONTENT = [name for name, modules in MODELS.items() if any(MODULES[module].reads_content for module in modules)]
 
 
@@ -51,12 +52,15 @@ def cells(preset: str, data: "Dataset") -> list[Cell]:
         searches = searches_of(data)
         encoder = steps.posttrain(data, recipe, forms=mixture_of(data), tokens=recipe.budgets[-1], seed=recipe.seeds[0])
         embedded = steps.embed(data, recipe, encoder, searches, _richest(searches))
+    shown = (
+        SMOKE if preset == "smoke" else LONG_MODELS if recipe.lengths[-1] >= LONG[2] and preset == "demo" else MODELS
+    )
     for length in recipe.lengths:
         for seed in recipe.seeds:
             runs = {
                 name: steps.application(data, recipe, length=length, seed=seed, embedded=embedded, modules=modules)
                 for name, modules in MODELS.items()
-                if preset != "smoke" or name in SMOKE
+                if name in shown
             }
             for name, run in runs.items():
                 named = {"application": run}

@@ -339,8 +339,8 @@ def test_the_default_world_has_what_the_questions_need(tmp_path: Path) -> None:
 def test_a_world_of_long_histories_knows_their_answers() -> None:
     """Lags up to 2,048 tell, far beyond what a convolution event by event could do."""
     config = BehaviourConfig(
-        users=60,
-        impressions=10,
+        users=200,
+        impressions=20,
         events_before=2_100,
         personas=6,
         weights=(4, 4, 3, 3, 2, 2, 1, 1, 1, 1, 1, 1),
