@@ -88,15 +88,7 @@ def theirs() -> dict[str, np.ndarray]:
 def ours(pair: dict[str, np.ndarray]) -> tuple[np.ndarray, dict[str, np.ndarray]]:
     """(logits, gradients by FuxiCTR's names) of our DIN with its weights."""
     graph, state = nnx.split(CONFIG.build(0))
-    leaves = {".".join(map(str, path)): leaf for path, leaf in nnx.to_flat_state(state)}
-    for leaf in leaves.values():
-        leaf[...] = jnp.zeros_like(leaf[...])
-    for own, other, turned in _weights(pair):
-        value = np.zeros(leaves[own][...].shape, np.float32)
-        given = pair[f"weight:{other}"].T if turned else pair[f"weight:{other}"]
-        value[: len(given)] = given  # our tables have a multiple of 128 rows
-        leaves[own][...] = jnp.asarray(value)
-    state = nnx.from_flat_state([(path, leaf) for (path, _), leaf in zip(nnx.to_flat_state(state), leaves.values())])  # noqa: B905
+    state = with_weights(state, pair)
     history = jnp.where(jnp.asarray(pair["history"]) > 0, jnp.asarray(pair["history"]), -1)
     shown = jnp.asarray(pair["target"]), history, jnp.zeros_like(history), Catalogue(jnp.arange(ITEMS))
 
@@ -111,6 +103,19 @@ def ours(pair: dict[str, np.ndarray]) -> tuple[np.ndarray, dict[str, np.ndarray]
         value = np.asarray(slopes[own][...])
         gradients[other] = value.T if turned else value[: len(pair[f"weight:{other}"])]
     return np.asarray(logits), gradients
+
+
+def with_weights(state: nnx.State, pair: dict[str, np.ndarray]) -> nnx.State:
+    """Our parameters with FuxiCTR's weights ("weight:NAME"); what it lacks is 0."""
+    leaves = {".".join(map(str, path)): leaf for path, leaf in nnx.to_flat_state(state)}
+    for leaf in leaves.values():
+        leaf[...] = jnp.zeros_like(leaf[...])
+    for own, other, turned in _weights(pair):
+        value = np.zeros(leaves[own][...].shape, np.float32)
+        given = pair[f"weight:{other}"].T if turned else pair[f"weight:{other}"]
+        value[: len(given)] = given  # our tables have a multiple of 128 rows
+        leaves[own][...] = jnp.asarray(value)
+    return nnx.from_flat_state([(path, leaf) for (path, _), leaf in zip(nnx.to_flat_state(state), leaves.values())])  # noqa: B905
 
 
 def _weights(pair: dict[str, np.ndarray]) -> list[tuple[str, str, bool]]:

@@ -6,9 +6,9 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-from experiments import funnel, sequence_length
+from experiments import funnel, recipes, sequence_length
 from experiments.question import QuestionError
-from experiments.sequence_length import CONTENT, MODELS, gains_of
+from experiments.sequence_length import CONTENT, LONG_MODELS, MODELS, gains_of
 from moon_jax.data.adapters.taobao_mm import import_taobao_mm
 from moon_jax.data.contract import Dataset
 from sweeps.step import in_order
@@ -39,6 +39,18 @@ def test_vectors_of_ones_own_need_the_application_alone(own_vectors: Dataset) ->
         reads = cell.coordinates["model"] in CONTENT
         assert ("embeddings" in cell.steps["application"].files) == reads
     assert kinds(funnel.cells("demo", own_vectors)) == {"application", "compare", "retrieval"}
+
+
+def test_long_histories_get_lengths_that_they_fill(own_vectors: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(recipes, "usual_history", lambda dataset: 5_000)
+    planned = sequence_length.cells("demo", own_vectors)
+    assert {cell.coordinates["L"] for cell in planned} == {64, 256, 1024, 4096}
+    assert {cell.coordinates["model"] for cell in planned} == set(LONG_MODELS)
+
+
+def test_the_usual_history_is_events_by_users(smoke_world: Dataset) -> None:
+    events = smoke_world.read("events")
+    assert recipes.usual_history(smoke_world) == events.height // events["user_id"].n_unique()
 
 
 def planted(gain: dict[str, float]) -> pl.DataFrame:

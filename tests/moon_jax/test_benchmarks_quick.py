@@ -49,6 +49,15 @@ def test_quick_train_step_or_one_clear_line_without_the_peer():
     assert "open_clip's time / its own" in done.stdout
 
 
+@pytest.mark.proof
+def test_quick_long_histories():
+    done = script("long_histories.py", "--quick")
+    assert done.returncode == 0, done.stderr
+    assert "padded lists would be" in done.stdout
+    compilations = [line.split()[-1] for line in done.stdout.splitlines() if line.startswith("din ")]
+    assert compilations == ["1", "1"]
+
+
 def test_quick_ctr_din_or_one_clear_line_without_the_peer(tmp_path):
     done = script("ctr_din.py", "--quick", "--figure", tmp_path / "speed.png")
     if find_spec("fuxictr") is None:
