@@ -19,6 +19,7 @@ from moon_jax.data.behaviour import BehaviourConfig, simulate, simulate_behaviou
 from moon_jax.data.behaviour.calibration import expected_auc
 from moon_jax.data.contract import DataError, Dataset, check
 from moon_jax.data.world import WorldConfig, draw_products, make_world
+from moon_jax.data.world.judgements import grades
 from moon_jax.metrics.ranking import auc, gauc
 
 TINY = WorldConfig(
@@ -41,7 +42,7 @@ def log() -> pl.DataFrame:
 
 def test_a_world_keeps_the_contract_and_says_that_it_is_simulated(tiny: Dataset) -> None:
     assert check(tiny.folder) == []
-    assert tiny.has("items", "queries", "pairs", "events", "impressions", "truth")
+    assert tiny.has("items", "queries", "pairs", "relevance", "events", "impressions", "truth")
     assert all(tiny.simulated.values())
     assert set(tiny.forms) == {"image", "text", "item"}
 
@@ -361,3 +362,34 @@ def test_the_unseen_rest_is_what_a_walk_over_its_lags_gives() -> None:
     for weight in weights:
         walked = (1 - match)[..., None] * walked + match[..., None] * np.roll(walked, weight, axis=-1)
     np.testing.assert_allclose(rest_distribution(match, weights), walked, atol=1e-14)
+
+
+def test_judged_pairs_are_graded_by_what_the_search_told(tiny: Dataset) -> None:
+    products, judged = draw_products(TINY), tiny.read("relevance")
+    asked = tiny.read("pairs").group_by("query_id").agg(pl.col("item_id").first() // TINY.variants)
+    product = dict(asked.iter_rows())
+    assert set(judged["split"]) == {"train", "valid", "test"}
+    assert not judged.select("query_id", "item_id").is_duplicated().any()
+    text = dict(tiny.read("queries", ["query_id", "text"]).iter_rows())
+    for row in judged.iter_rows(named=True):
+        own, shown = product[row["query_id"]], row["item_id"] // TINY.variants
+        assert row["split"] == products.split[own]
+        assert text[row["query_id"]]
+        assert (row["grade"] > 0) == (products.category[own] == products.category[shown])
+        if own == shown:
+            assert row["grade"] == 3
+        if row["grade"] == 3 and own != shown:
+            assert (products.words[own] == products.words[shown]).any() or len(text[row["query_id"]].split()) == 1
+    assert judged["grade"].n_unique() == 4
+
+
+def test_a_grade_is_the_category_and_the_share_of_told_words() -> None:
+    products = draw_products(TINY)
+    products = replace(
+        products,
+        category=np.array([1, 1, 1, 1, 2]),
+        words=np.array([[1, 2, 3, 4], [1, 2, 0, 0], [1, 0, 0, 4], [0, 0, 3, 4], [1, 2, 3, 4]]),
+    )
+    told, shown = np.array([[True, True, False, False], [False] * 4]), np.tile(np.arange(5), (2, 1))
+    found = grades(products, np.array([0, 0]), told, shown)
+    assert found.tolist() == [[3, 3, 2, 1, 0], [3, 3, 3, 3, 0]]

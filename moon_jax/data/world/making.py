@@ -9,13 +9,14 @@ import numpy as np
 from moon_jax.data.behaviour import Simulation
 from moon_jax.data.contract import Dataset, refuse_existing
 from moon_jax.data.wording import LEVELS
-from moon_jax.data.world.catalogue import item_blocks
+from moon_jax.data.world.catalogue import block_rng, item_blocks
+from moon_jax.data.world.judgements import judgements
 from moon_jax.data.world.products import WorldConfig, draw_products
 from moon_jax.data.world.recall import best_recall, held_out, proxy_that_wins, token_law
 from moon_jax.data.world.searches import FORMS, counts_of, search_blocks, searchable
 from moon_jax.data.writing import DatasetWriter
 
-FILES = ("items", "queries", "pairs", "events", "impressions", "truth")
+FILES = ("items", "queries", "pairs", "relevance", "events", "impressions", "truth")
 
 
 def make_world(folder: Path, config: WorldConfig, *, progress: Callable[[int, int], None] | None = None) -> Dataset:
@@ -63,9 +64,15 @@ def make_world(folder: Path, config: WorldConfig, *, progress: Callable[[int, in
                 writer.add(file, table)
             step()
         asked = []
-        for queries, pairs, parts in search_blocks(products, config, simulation):
+        for number, (queries, pairs, parts) in enumerate(search_blocks(products, config, simulation)):
             writer.add("queries", queries)
             writer.add("pairs", pairs)
+            first = 0
+            for part in parts:
+                ids_Q = queries["query_id"][first : first + len(part.product_Q)].to_numpy()
+                first += len(part.product_Q)
+                if part.kind == "text":
+                    writer.add("relevance", judgements(products, config, part, ids_Q, block_rng(config, 8, number)))
             asked += held_out(products, parts)
             step()
         writer.facts |= {
