@@ -31,7 +31,7 @@ from experiments.running import worker_environment
 HERE = Path(__file__).resolve().parent
 LENGTHS = (64, 256, 1024, 4096, 16_384)
 MODULES = (("din",), ("din", "simtier"), ("gsu_content",), ("cube",))
-BATCH, CONTENT, ITEMS, STEPS = 64, 64, 10_000, 5
+BATCH, CONTENT, ITEMS, STEPS = 64, 64, 10_000, 25
 USERS, LENGTH, IMPRESSIONS, READ = 20_000, 10_000, 1_000_000, 100
 GROWTH = 1.5  # times as much a behaviour at the longest as at 1,024, at most
 MIB = 2**20
@@ -46,7 +46,7 @@ def log(users: int, length: int, impressions: int) -> Any:
     return Behaviour(
         item_ids=np.arange(ITEMS),
         event_item=rng.integers(0, ITEMS, users * length, dtype=np.int32),
-        event_action=np.zeros(users * length, np.int32),
+        event_action=np.full(users * length, 0, np.int32),  # zeros would be no memory yet
         actions=("click",),
         impression_ids=np.arange(impressions),
         user=user,
