@@ -132,7 +132,7 @@ def test_a_step_that_kills_its_worker_twice_is_crashed(ledger: Ledger, counting:
 def test_an_interrupt_lets_steps_save_and_the_next_run_goes_on(
     ledger: Ledger, counting: Make, traces: Path, number: signal.Signals
 ) -> None:
-    step = counting(1, units=40, pause=0.15)
+    step = counting(1, units=80, pause=0.15)  # long enough for a machine that stalls
     plan(ledger, step)
     launcher = launch(ledger)
     worker = pid_of_call(traces, "1.1")
