@@ -25,6 +25,8 @@ from typing import Any
 
 import numpy as np
 from ctr_parity import NAMES, with_weights
+from ctr_step_fuxictr import model_of
+from ctr_step_ours import Shape
 from measuring import Results, versions
 
 LENGTH, BATCH, PASSES, RATE, CLIP = 64, 512, 3, 1e-3, 10.0
@@ -72,7 +74,7 @@ def ours(log: Log, seed: int, start: dict[str, np.ndarray] | None) -> Scores:
     import optax
     from flax import nnx
 
-    from moon_jax.models.behaviour import Shape
+    from moon_jax.models import behaviour
     from moon_jax.models.catalogue import place_catalogue
     from moon_jax.models.ctr import CtrConfig
     from moon_jax.sharding import data_mesh
@@ -80,7 +82,7 @@ def ours(log: Log, seed: int, start: dict[str, np.ndarray] | None) -> Scores:
 
     catalogue, rows = place_catalogue(log.known_N, None, "float32", data_mesh(1))
     config = CtrConfig(
-        rows, len(log.behaviour.actions), ("din",), Shape(id_width=WIDTH, hidden=HIDDEN, bands=1), hidden=TOP
+        rows, len(log.behaviour.actions), ("din",), behaviour.Shape(id_width=WIDTH, hidden=HIDDEN, bands=1), hidden=TOP
     )
     graph, params = nnx.split(config.build(seed))
     if start is not None:
@@ -117,7 +119,6 @@ def theirs(log: Log, seed: int) -> tuple[Scores, dict[str, np.ndarray]]:
     """(test scores, the weights that it began from, by the names of ctr_parity.py and with the rows of our ID table)."""
     import torch
     from fuxictr.features import FeatureMap
-    from model_zoo.LongCTR.DIN.DIN import DIN
 
     torch.manual_seed(seed)
     torch.set_num_threads(len(os.sched_getaffinity(0)))
@@ -128,21 +129,7 @@ def theirs(log: Log, seed: int) -> tuple[Scores, dict[str, np.ndarray]]:
     vocabulary = int(row_N.max()) + 1
     features.features["item"] = {"type": "categorical", "source": "item", "vocab_size": vocabulary, "padding_idx": 0}
     features.labels, features.default_emb_dim = ["clicked"], WIDTH
-    model = DIN(
-        features,
-        dnn_hidden_units=list(TOP),
-        attention_hidden_units=[HIDDEN],
-        attention_hidden_activations="ReLU",
-        embedding_dim=WIDTH,
-        learning_rate=RATE,
-        optimizer="adam",
-        loss="binary_crossentropy",
-        verbose=0,
-        model_root=".",
-        metrics=["AUC"],
-    )
-    model._max_gradient_norm, model._batch_index = CLIP, 0  # what its `fit` sets
-
+    model = model_of(Shape(LENGTH, width=WIDTH, hidden=HIDDEN, top=TOP), features)
     table = model.embedding_layer.embedding_layer.embedding_layers["item"].weight.data
     table.normal_(0.0, 0.05)
     table[0] = 0.0  # padding

@@ -37,14 +37,17 @@ def compare(
     gain, error = paired_gauc(ours["clicked"], ours["p"], theirs["p"], ours["user"])
     out = {"gauc_gain": gain, "gauc_gain_se": error}
     quartile, events = quartiles(ours["user"], ours["events"])
-    for number in range(1, 5):
+    for number in np.unique(quartile):
         kept = quartile == number
-        clicked, user = ours["clicked"][kept], ours["user"][kept]
-        gain, error = paired_gauc(clicked, ours["p"][kept], theirs["p"][kept], user)
-        counted = int(np.isfinite(user_aucs(clicked, ours["p"][kept], user)[1]).sum()) if kept.any() else 0
-        named = {"gauc_gain": gain, "gauc_gain_se": error, "users": counted}
-        if kept.any():
-            named |= {"events_least": int(events[kept].min()), "events_most": int(events[kept].max())}
+        clicked, scores, user = (ours[name][kept] for name in ("clicked", "p", "user"))
+        gain, error = paired_gauc(clicked, scores, theirs["p"][kept], user)
+        named = {
+            "gauc_gain": gain,
+            "gauc_gain_se": error,
+            "users": int(np.isfinite(user_aucs(clicked, scores, user)[1]).sum()),
+            "events_least": int(events[kept].min()),
+            "events_most": int(events[kept].max()),
+        }
         out |= {f"quartile_{number}_{name}": value for name, value in named.items()}
     return out
 

@@ -452,3 +452,13 @@ def test_quarters_keep_users_whole_and_share_them_evenly() -> None:
 
 def test_quarters_of_equal_histories_are_one() -> None:
     assert set(quartiles(np.arange(8), np.full(8, 5))[0]) == {1}
+
+
+def test_quarters_without_a_user_have_no_gain(tmp_path: Path) -> None:
+    rng, size = np.random.default_rng(0), 80
+    shown = {"impression_id": np.arange(size), "user": np.repeat(np.arange(8), 10), "clicked": rng.random(size) < 0.5}
+    np.savez(tmp_path / "predictions.npz", **shown, p=rng.random(size), events=np.full(size, 5))
+    inputs = {"application": tmp_path, "baseline": tmp_path}
+    result = compare(CompareConfig(), files={}, inputs=inputs, folder=tmp_path, report=silent)
+    assert result["quartile_1_users"] == 8
+    assert not any(name.startswith("quartile_2") for name in result)

@@ -25,19 +25,19 @@ def judgements(
     """
     import polars as pl
 
-    product_Q, told_Qx4, id_Q = asked.product_Q, asked.told_Qx4, query_ids_Q
+    product_Q = asked.product_Q
     by_category = np.argsort(products.category, kind="stable")
     count_C = np.bincount(products.category)
     first_Q = (np.cumsum(count_C) - count_C)[products.category[product_Q]]
-    within_QxK = (rng.random((len(id_Q), SAME)) * count_C[products.category[product_Q], None]).astype(np.int64)
-    others_QxK = rng.integers(0, config.products, (len(id_Q), OTHERS))
+    within_QxK = (rng.random((len(product_Q), SAME)) * count_C[products.category[product_Q], None]).astype(np.int64)
+    others_QxK = rng.integers(0, config.products, (len(product_Q), OTHERS))
     shown_QxK = np.concatenate([product_Q[:, None], by_category[first_Q[:, None] + within_QxK], others_QxK], axis=1)
-    grade_QxK = grades(products, product_Q, told_Qx4, shown_QxK)
+    grade_QxK = grades(products, product_Q, asked.told_Qx4, shown_QxK)
     item_QxK = shown_QxK * config.variants + rng.integers(0, config.variants, shown_QxK.shape)
-    row_P = np.repeat(np.arange(len(id_Q)), shown_QxK.shape[1])
+    row_P = np.repeat(np.arange(len(product_Q)), shown_QxK.shape[1])
     pairs = pl.DataFrame(
         {
-            "query_id": id_Q[row_P],
+            "query_id": query_ids_Q[row_P],
             "item_id": item_QxK.ravel(),
             "grade": grade_QxK.ravel(),
             "split": products.split[product_Q[row_P]],
