@@ -43,28 +43,28 @@ class Log:
     def __init__(self, folder: Path):
         from moon_jax.data.contract import open_dataset
         from moon_jax.data.histories import read_behaviour
+        from moon_jax.data.impressions import Impressions
 
         data = open_dataset(folder)
         read = read_behaviour(*(data.path(name) for name in ("items", "events", "impressions")))
         self.behaviour = replace(read, event_action=np.zeros_like(read.event_action), actions=("event",))
         self.known_N = self.behaviour.shown_in_training()
-        self.test = np.flatnonzero(self.behaviour.split == "test")
-        self.steps = PASSES * int((self.behaviour.split == "train").sum()) // BATCH
+        self.data = Impressions(self.behaviour, LENGTH)
+        self.test = self.data.rows_of("test")
+        self.steps = PASSES * self.data.rows_of("train").size // BATCH
 
     def training(self, seed: int) -> Iterator[Batch]:
-        from moon_jax.stages.application import ApplicationConfig, impressions
+        from moon_jax.data.impressions import shuffled
 
-        batches = impressions(self.behaviour, "train", ApplicationConfig(LENGTH, 1, batch=BATCH, seed=seed))
+        batches = shuffled(self.data, "train", BATCH, seed)
         for _ in range(self.steps):
             yield next(batches)
         batches.close()
 
     def testing(self) -> Iterator[Batch]:
-        from moon_jax.stages.application import read
-
         for start in range(0, self.test.size, BATCH):
             rows = self.test[np.minimum(np.arange(start, start + BATCH), self.test.size - 1)]
-            yield read(self.behaviour, rows, LENGTH)
+            yield self.data.read(rows)
 
 
 def ours(log: Log, seed: int, start: dict[str, np.ndarray] | None) -> Scores:

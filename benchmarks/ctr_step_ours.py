@@ -101,6 +101,7 @@ def main() -> int:
     import jax
     import jax.numpy as jnp
 
+    from moon_jax.data.impressions import Impressions, shuffled
     from moon_jax.engine import Engine
     from moon_jax.models import behaviour, ctr
     from moon_jax.models.catalogue import place_catalogue
@@ -118,7 +119,7 @@ def main() -> int:
     state = stage.build_initial(model, config.weight_decay, mesh)(jnp.uint32(0))
     update = stage.build_update(stage.graph_of(model), config.weight_decay, mesh)
     hyper = {"steps": jnp.int32(10**6), "peak_lr": jnp.float32(1e-3)}
-    batches = stage.impressions(behaviour_of(log), "train", config)
+    batches = shuffled(Impressions(behaviour_of(log), shape.length), "train", shape.batch, config.seed)
     placed = functools.partial(place_batch, mesh)
 
     began = time.perf_counter()

@@ -62,6 +62,7 @@ def training(behaviour: Any, modules: tuple[str, ...], length: int, batch: int) 
     """(state -> (state, metrics) on the batch given, state, batches) as the application stage sets them up."""
     import jax.numpy as jnp
 
+    from moon_jax.data.impressions import Impressions, shuffled
     from moon_jax.engine import Engine
     from moon_jax.models.behaviour import MODULES as KNOWN
     from moon_jax.models.behaviour import Shape
@@ -79,7 +80,11 @@ def training(behaviour: Any, modules: tuple[str, ...], length: int, batch: int) 
     update = stage.build_update(stage.graph_of(model), config.weight_decay, mesh)
     state = stage.build_initial(model, config.weight_decay, mesh)(jnp.uint32(0))
     hyper = {"steps": jnp.int32(10**6), "peak_lr": jnp.float32(1e-3)}
-    return (update, hyper, catalogue, mesh), state, stage.impressions(behaviour, "train", config)
+    return (
+        (update, hyper, catalogue, mesh),
+        state,
+        shuffled(Impressions(behaviour, length), "train", batch, config.seed),
+    )
 
 
 def measure_steps(modules: list[str], length: int, steps: int) -> dict[str, Any]:

@@ -36,7 +36,7 @@ VERSIONS = {
     "posttrain": 3,
     "trunk": 2,
     "embed": 5,
-    "application": 5,
+    "application": 6,
     "compare": 2,
     "retrieval": 1,
     "relevance": 1,
@@ -242,17 +242,13 @@ def application(
     """A CTR run on the representations of an embed step, or on the dataset's own `embeddings.parquet` where none is given.
 
     Where no module reads representations it runs on IDs alone.
-    `changes` are further fields of `ApplicationConfig`.
+    `changes` are further fields of `ApplicationConfig`; with `features` of users their table is read, where there is one.
     """
-    config = ApplicationConfig(
-        length=length,
-        examples=recipe.examples,
-        modules=modules,
-        batch=min(512, recipe.examples // 4),
-        seed=seed,
-        **changes,
-    )
+    given = {"examples": recipe.examples} | changes
+    config = ApplicationConfig(length=length, modules=modules, batch=min(512, recipe.examples // 4), seed=seed, **given)
     names = ["items", "impressions", *(name for name in ("events", "truth") if dataset.has(name))]
+    if "user" in config.features and dataset.has("users"):
+        names.append("users")
     needs = {}
     if any(MODULES[name].reads_content for name in modules):
         names += ["queries"] if asks(dataset) else []

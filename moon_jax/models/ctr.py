@@ -2,7 +2,7 @@
 
 import itertools
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -13,6 +13,7 @@ from moon_jax.models.catalogue import ROWS, Catalogue
 from moon_jax.models.layers import linear
 
 Array = jax.Array
+ID_SCALE = 0.05  # standard deviation of embeddings at first
 
 
 @dataclass(frozen=True)
@@ -26,6 +27,7 @@ class CtrConfig:
         shape: sizes that the modules share; `shape.content` is the width of the frozen representations, 0 for an ID-only
             model. With representations the target's own, r_t, joins, too, whatever the modules.
         query: whether impressions answer a query whose representation is known: r_q and cos(r_t, r_q) join, too.
+        fields, field_rows: features of users and of context: how many, and the rows of their table of embeddings.
         top: "mlp", or "dcnv2": cross layers before it.
         hidden: widths of the top MLP; crosses: number of cross layers.
     """
@@ -35,6 +37,8 @@ class CtrConfig:
     modules: tuple[str, ...] = ("din",)
     shape: Shape = field(default_factory=Shape)
     query: bool = False
+    fields: int = 0
+    field_rows: int = 0
     top: Literal["mlp", "dcnv2"] = "mlp"
     hidden: tuple[int, ...] = (64, 32)
     crosses: int = 2
@@ -65,12 +69,27 @@ def require_modules(modules: tuple[str, ...]) -> None:
         raise ValueError(f"modules: {unknown[0]!r} is unknown; some of {', '.join(MODULES)}")
 
 
+class IdRows(NamedTuple):
+    """Rows of the ID table, int32: of B targets and of the L behaviours of each (any row where there is none)."""
+
+    target_B: Array
+    history_BxL: Array
+
+
+def id_rows(target_B: Array, history_BxL: Array, catalogue: Catalogue) -> IdRows:
+    """The rows that these items have in the ID table."""
+    return IdRows(catalogue.id_row_N[target_B], catalogue.id_row_N[jnp.maximum(history_BxL, 0)])
+
+
 class CtrModel(nnx.Module):
-    """[e_t, module features ..., (P r_t)] -> (cross layers ->) MLP -> click logit. Models of every L have the same parameters."""
+    """[e_t, module features ..., (P r_t), (P_q r_q, cos(r_t, r_q)), (fields)] -> (cross layers ->) MLP -> click logit.
+
+    Models of every L have the same parameters.
+    """
 
     def __init__(self, config: CtrConfig, rngs: nnx.Rngs):
         self.config = config
-        small = nnx.initializers.normal(0.05)
+        small = nnx.initializers.normal(ID_SCALE)
         width = config.shape.id_width
         self.ids = nnx.Embed(-(-config.items // ROWS) * ROWS, width, rngs=rngs, embedding_init=small)
         self.actions = nnx.Embed(config.actions, width, rngs=rngs, embedding_init=small)
@@ -82,6 +101,9 @@ class CtrModel(nnx.Module):
         if config.query:
             self.project_query = linear(config.shape.content, width, rngs)
             features += width + 1
+        if config.fields:
+            self.fields = nnx.Embed(config.field_rows, width, rngs=rngs, embedding_init=small)
+            features += config.fields * width
         crosses = config.crosses if config.top == "dcnv2" else 0
         self.crosses = nnx.List([linear(features, features, rngs, bias=True) for _ in range(crosses)])
         widths = (features, *config.hidden)
@@ -89,7 +111,14 @@ class CtrModel(nnx.Module):
         self.logit = linear(widths[-1], 1, rngs, bias=True)
 
     def __call__(
-        self, target_B: Array, history_BxL: Array, action_BxL: Array, catalogue: Catalogue, query_B: Array | None = None
+        self,
+        target_B: Array,
+        history_BxL: Array,
+        action_BxL: Array,
+        catalogue: Catalogue,
+        query_B: Array | None = None,
+        field_BxF: Array | None = None,
+        ids: "IdRows | None" = None,
     ) -> Array:
         """Click logits, float32 B.
 
@@ -99,13 +128,19 @@ class CtrModel(nnx.Module):
             action_BxL: action ids of the same.
             catalogue: of the dataset, with representations if the model reads them.
             query_B: rows of the queries that impressions answer, -1 for none, where the model reads them.
+            field_BxF: rows of the table of features, where the model has some.
+            ids: rows of the ID table where they are not those of the catalogue (`row_updates`).
         """
-        seen = self.see(target_B, history_BxL, action_BxL, catalogue)
+        seen = self.see(target_B, history_BxL, action_BxL, catalogue, ids)
         parts = [seen.target_BxW, *(module(seen) for module in self.modules)]
         if seen.target_BxD is not None:
             parts.append(self.project(seen.target_BxD))
         if self.config.query:
             parts += self.answers(seen, catalogue, query_B)
+        if self.config.fields:
+            if field_BxF is None:
+                raise ValueError("this model reads features of users or context: give their rows")
+            parts.append(self.fields(field_BxF).reshape(target_B.size, -1))
         x_BxF = first_BxF = jnp.concatenate(parts, axis=1)
         for cross in self.crosses:  # DCN-v2 (arXiv 2008.13535, eq. 1): x0 * (W x + b) + x
             x_BxF = first_BxF * cross(x_BxF) + x_BxF
@@ -120,13 +155,21 @@ class CtrModel(nnx.Module):
         query_BxD = catalogue.vectors(jnp.maximum(query_B, 0)) * (query_B >= 0)[:, None]
         return [self.project_query(query_BxD), jnp.einsum("bd,bd->b", query_BxD, seen.target_BxD)[:, None]]
 
-    def see(self, target_B: Array, history_BxL: Array, action_BxL: Array, catalogue: Catalogue) -> Seen:
+    def see(
+        self,
+        target_B: Array,
+        history_BxL: Array,
+        action_BxL: Array,
+        catalogue: Catalogue,
+        ids: "IdRows | None" = None,
+    ) -> Seen:
         """What the modules see: embeddings looked up, cosines computed."""
         shape, real_BxL = self.config.shape, history_BxL >= 0
         rows_BxL = jnp.maximum(history_BxL, 0)
+        ids = ids or id_rows(target_B, history_BxL, catalogue)
         seen = Seen(
-            target_BxW=self.ids(catalogue.id_row_N[target_B]),
-            history_BxLxW=self.ids(catalogue.id_row_N[rows_BxL]) + self.actions(action_BxL),
+            target_BxW=self.ids(ids.target_B),
+            history_BxLxW=self.ids(ids.history_BxL) + self.actions(action_BxL),
             real_BxL=real_BxL,
             band_BxL=lag_bands(history_BxL.shape[1], shape.bands)[None],
             rows_BxL=rows_BxL,

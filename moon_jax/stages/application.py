@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-import grain
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -15,9 +14,11 @@ import optax
 from flax import nnx
 from jax.sharding import Mesh
 
+from moon_jax import row_updates
 from moon_jax.data.contract import DataError, read_table
+from moon_jax.data.features import Group, read_features
 from moon_jax.data.histories import Behaviour, read_behaviour
-from moon_jax.data.loading import ShuffledBatches
+from moon_jax.data.impressions import Impressions, shuffled
 from moon_jax.data.representations import read_embeddings
 from moon_jax.distributed import is_first
 from moon_jax.engine import Engine
@@ -26,7 +27,7 @@ from moon_jax.metrics import auc, ece, gauc, log_loss
 from moon_jax.metrics.paired import paired_gauc
 from moon_jax.models.behaviour import Shape
 from moon_jax.models.catalogue import Catalogue, Storage, place_catalogue
-from moon_jax.models.ctr import CtrConfig, require_modules
+from moon_jax.models.ctr import ID_SCALE, CtrConfig, IdRows, id_rows, require_modules
 from moon_jax.optimisation import descend, learning_rate, optimiser
 from moon_jax.sharding import make_mesh, param_shardings, place_batch, replicated
 from moon_jax.training import DivergedError, train
@@ -44,6 +45,10 @@ class ApplicationConfig:
         modules: behaviour modules, some of `models.behaviour.MODULES`.
         top, top_k: as in `CtrConfig` and `Shape`.
         storage: of the frozen representations.
+        features: of users and of context, groups of `data.features`.
+        id_updates: "dense" moves the whole ID table at each step, "rows" only what the batch names (`row_updates`).
+        id_passes: over several passes the ID table is "kept", or "fresh" at the beginning of each: what a second pass
+            learns by heart are rows of rare items (one-epoch phenomenon, arXiv 2209.06053; MEDA, arXiv 2305.19531).
         batch: impressions a step.
         peak_lr: learning rate after warm-up.
         weight_decay: of all matrices, ID tables among them: they are what overfits.
@@ -56,6 +61,9 @@ class ApplicationConfig:
     top: Literal["mlp", "dcnv2"] = "mlp"
     top_k: int = 50
     storage: Storage = "float16"
+    features: tuple[Group, ...] = ()
+    id_updates: Literal["dense", "rows"] = "dense"
+    id_passes: Literal["kept", "fresh"] = "kept"
     batch: int = 512
     peak_lr: float = 3e-3
     weight_decay: float = 0.1
@@ -75,13 +83,16 @@ def application(
 ) -> dict[str, Any]:
     """Step function: representations + behaviour -> `predictions.npz` on the test split, and its metrics.
 
-    With a file "queries" the queries that users asked are behaviours, too, and those that impressions answer are features.
+    With a file "queries" the queries that users asked are behaviours, too, and those that impressions answer are features;
+    columns of a file "users" are, where the config asks for them.
     Metrics are over all test impressions and by slice (`by_slice`). Where the data knows the click probabilities
     (`truth`), the Bayes-optimal scores at the same L are measured on the same impressions: `bayes_auc`, `bayes_gauc`, and
     the paired difference of GAUC with its standard error over users.
     """
     behaviour = read_behaviour(files["items"], files.get("events"), files["impressions"], files.get("queries"))
     vectors_NxD = representations(files, inputs, behaviour)
+    features = read_features(config.features, behaviour, files["impressions"], files.get("users"))
+    data = Impressions(behaviour, config.length, None if features is None else features.row_IxF)
     mesh = make_mesh(Engine.from_environment(), config.batch)
     known_N = behaviour.shown_in_training()
     catalogue, id_rows = place_catalogue(known_N, vectors_NxD, config.storage, mesh, queries=behaviour.queries)
@@ -91,14 +102,18 @@ def application(
         modules=config.modules,
         shape=Shape(content=0 if vectors_NxD is None else vectors_NxD.shape[1], top_k=config.top_k),
         query=vectors_NxD is not None and behaviour.answers_queries,
+        fields=0 if features is None else len(features.names),
+        field_rows=0 if features is None else features.rows,
         top=config.top,
     )
     graph = graph_of(model)
     state = build_initial(model, config.weight_decay, mesh)(jnp.uint32(config.seed))
     steps = math.ceil(config.examples / config.batch)
     hyper = {"steps": jnp.int32(steps), "peak_lr": jnp.float32(config.peak_lr)}
-    batches = impressions(behaviour, "train", config)
-    update = build_update(graph, config.weight_decay, mesh)
+    if config.id_passes == "fresh":
+        hyper |= {"pass_steps": jnp.int32(data.rows_of("train").size // config.batch), "seed": jnp.uint32(config.seed)}
+    batches = shuffled(data, "train", config.batch, config.seed)
+    update = build_update(graph, config.weight_decay, mesh, config.id_updates, config.id_passes)
     meter = Meter(lambda state, batch: update(state, batch, hyper, catalogue))
     try:
         trained = train(
@@ -115,8 +130,8 @@ def application(
         return {"status": "diverged", "diverged_at_step": error.step}
     finally:
         batches.close()
-    rows = np.flatnonzero(behaviour.split == "test")
-    scores = predict(graph, trained.state["params"], catalogue, behaviour, rows, config, mesh)
+    rows = data.rows_of("test")
+    scores = predict(graph, trained.state["params"], catalogue, data, rows, config.batch, mesh)
     labels, users = behaviour.clicked[rows], behaviour.user[rows]
     if is_first():
         ids = behaviour.impression_ids[rows]
@@ -126,8 +141,9 @@ def application(
     metrics = {
         "length": config.length,
         "examples": trained.totals.get("examples", 0.0),
-        "application_passes": trained.totals.get("examples", 0.0) / max(int((behaviour.split == "train").sum()), 1),
+        "application_passes": trained.totals.get("examples", 0.0) / max(data.rows_of("train").size, 1),
         "application_params": model.parameters(),
+        "application_features": 0 if features is None else len(features.names),
         "auc": auc(labels, scores),
         "gauc": value,
         "gauc_users": int(np.unique(users).size) - left_out,
@@ -193,32 +209,6 @@ def by_slice(behaviour: Behaviour, known_N: np.ndarray, rows: np.ndarray, scores
     return out
 
 
-def impressions(behaviour: Behaviour, split: str, config: ApplicationConfig) -> grain.DatasetIterator:
-    """Endless shuffled batches of impressions with their histories as slices; deterministic and checkpointable."""
-    rows = np.flatnonzero(behaviour.split == split)
-    if rows.size < config.batch:
-        raise DataError(f"{rows.size} {split} impressions are fewer than a batch of {config.batch}")
-    index, count = jax.process_index(), jax.process_count()
-    part = slice(index * config.batch // count, (index + 1) * config.batch // count)  # of several processes
-    shuffled = grain.MapDataset.source(ShuffledBatches(rows, config.batch, config.seed))
-    batches = shuffled.map(lambda rows_B: read(behaviour, rows_B[part], config.length))
-    return iter(batches.to_iter_dataset(grain.ReadOptions(num_threads=1, prefetch_buffer_size=4)))
-
-
-def read(behaviour: Behaviour, rows_B: np.ndarray, length: int) -> dict[str, np.ndarray]:
-    """One batch: target, history of `length`, actions, click."""
-    history_BxL, action_BxL = behaviour.history(rows_B, length)
-    out = {
-        "target": behaviour.impression_item[rows_B],
-        "history": history_BxL,
-        "action": action_BxL,
-        "clicked": behaviour.clicked[rows_B],
-    }
-    if behaviour.impression_query is not None and behaviour.answers_queries:
-        out["query"] = behaviour.impression_query[rows_B]
-    return out
-
-
 @functools.cache
 def graph_of(config: CtrConfig) -> nnx.GraphDef:
     """The model without its parameters."""
@@ -236,30 +226,73 @@ def build_initial(config: CtrConfig, weight_decay: float, mesh: Mesh) -> Callabl
     return jax.jit(make, out_shardings=param_shardings(mesh, jax.eval_shape(make, jnp.uint32(0))))
 
 
-def logits(graph: nnx.GraphDef, params: nnx.State, catalogue: Catalogue, batch: dict[str, Array]) -> Array:
+def logits(
+    graph: nnx.GraphDef, params: nnx.State, catalogue: Catalogue, batch: dict[str, Array], ids: IdRows | None = None
+) -> Array:
     """Click logits of a batch, B."""
-    return nnx.merge(graph, params)(batch["target"], batch["history"], batch["action"], catalogue, batch.get("query"))
+    model = nnx.merge(graph, params)
+    shown = (batch[name] for name in ("target", "history", "action"))
+    return model(*shown, catalogue, batch.get("query"), batch.get("field"), ids)
 
 
 @functools.cache
-def build_update(graph: nnx.GraphDef, weight_decay: float, mesh: Mesh) -> Callable[..., Any]:
+def build_update(
+    graph: nnx.GraphDef, weight_decay: float, mesh: Mesh, id_updates: str = "dense", id_passes: str = "kept"
+) -> Callable[..., Any]:
     """The jitted training step (state, batch, hyper, catalogue) -> (state, metrics, counts)."""
     adam = optimiser(weight_decay=weight_decay)
 
-    def loss_of(params: nnx.State, batch: dict[str, Array], catalogue: Catalogue) -> Array:
-        return jnp.mean(optax.sigmoid_binary_cross_entropy(logits(graph, params, catalogue, batch), batch["clicked"]))
+    def loss_of(params: nnx.State, batch: dict[str, Array], catalogue: Catalogue, ids: IdRows) -> Array:
+        clicked_B = logits(graph, params, catalogue, batch, ids)
+        return jnp.mean(optax.sigmoid_binary_cross_entropy(clicked_B, batch["clicked"]))
+
+    def moved_rows(state: Any, batch: dict[str, Array], catalogue: Catalogue, rate: Array) -> tuple[Any, Array]:
+        """Only the rows of the ID table that the batch names, and all other parameters."""
+        ids = id_rows(batch["target"], batch["history"], catalogue)
+        table_rows = state["params"]["ids"]["embedding"].shape[0]
+        history_BxL = jnp.where(batch["history"] >= 0, ids.history_BxL, table_rows)
+        named = row_updates.named(jnp.concatenate([ids.target_B, history_BxL.ravel()]), table_rows)
+        at_P = named.lookup()
+        ids = IdRows(at_P[: ids.target_B.size], at_P[ids.target_B.size :].reshape(history_BxL.shape))
+        taken = row_updates.take(state, named)
+        loss, gradients = jax.value_and_grad(loss_of)(taken["params"], batch, catalogue, ids)
+        return row_updates.put(state, descend(taken, gradients, rate=rate, adam=adam), named), loss
 
     @functools.partial(jax.jit, donate_argnums=0)
     def update(state: Any, batch: dict[str, Array], hyper: dict[str, Array], catalogue: Catalogue) -> Any:
-        with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
-            loss, gradients = jax.value_and_grad(loss_of)(state["params"], batch, catalogue)
         rate = learning_rate(state["step"], hyper["steps"], hyper["peak_lr"])
+        if id_passes == "fresh":
+            state = _fresh(state, hyper)
+        with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
+            if id_updates == "rows":
+                moved, loss = moved_rows(state, batch, catalogue, rate)
+            else:
+                ids = id_rows(batch["target"], batch["history"], catalogue)
+                loss, gradients = jax.value_and_grad(loss_of)(state["params"], batch, catalogue, ids)
+                moved = descend(state, gradients, rate=rate, adam=adam)
         counts = {"examples": jnp.int32(batch["clicked"].shape[0])}
-        moved = descend(state, gradients, rate=rate, adam=adam)
         moved = jax.lax.with_sharding_constraint(moved, param_shardings(mesh, moved))
         return moved, {"loss": loss, "lr": rate}, counts
 
     return update
+
+
+def _fresh(state: Any, hyper: dict[str, Array]) -> Any:
+    """The state with an ID table drawn anew, its moments at 0, where a further pass over the impressions begins."""
+    passes, into = state["step"] // hyper["pass_steps"], state["step"] % hyper["pass_steps"]
+    key = jax.random.fold_in(jax.random.fold_in(jax.random.key(hyper["seed"]), 1), passes)
+
+    def drawn(path: tuple[Any, ...], x: Array) -> Array:
+        if not row_updates.is_ids(path):
+            return x
+        return ID_SCALE * jax.random.normal(key, x.shape) if path[0].key == "params" else jnp.zeros_like(x)
+
+    return jax.lax.cond(
+        (passes > 0) & (into == 0),
+        lambda state: jax.tree_util.tree_map_with_path(drawn, state),
+        lambda state: state,
+        state,
+    )
 
 
 @functools.cache
@@ -275,16 +308,16 @@ def predict(
     graph: nnx.GraphDef,
     params: nnx.State,
     catalogue: Catalogue,
-    behaviour: Behaviour,
+    data: Impressions,
     rows: np.ndarray,
-    config: ApplicationConfig,
+    batch: int,
     mesh: Mesh,
 ) -> np.ndarray:
     """Click probabilities of these impressions, float64, in equal batches (one compilation)."""
     predictor, out = _predictor(graph, mesh), []
-    for start in range(0, rows.size, config.batch):
-        block = rows[np.minimum(np.arange(start, start + config.batch), rows.size - 1)]
-        out.append(np.asarray(predictor(params, catalogue, read(behaviour, block, config.length)), np.float64))
+    for start in range(0, rows.size, batch):
+        block = rows[np.minimum(np.arange(start, start + batch), rows.size - 1)]
+        out.append(np.asarray(predictor(params, catalogue, data.read(block)), np.float64))
     return np.concatenate(out)[: rows.size]
 
 

@@ -406,6 +406,19 @@ def test_bayes_itself_stands_at_bayes(files: dict[str, Path]) -> None:
     assert against_bayes(files["truth"], 17, ids, labels, labels, users) == {}
 
 
+def test_features_that_hold_the_cause_are_used(files: dict[str, Path], tmp_path: Path) -> None:
+    """A place that tells nine clicks of ten; users have an age. ID rows may be updated by row meanwhile."""
+    shown = pl.read_parquet(files["impressions"])
+    told = pl.col("clicked") ^ (pl.col("impression_id") % 10 == 0)
+    shown.with_columns(position=pl.when(told).then(1).otherwise(2)).write_parquet(tmp_path / "impressions.parquet")
+    shown.select("user_id", age=pl.col("user_id") % 7).unique().write_parquet(tmp_path / "users.parquet")
+    given = files | {name: tmp_path / f"{name}.parquet" for name in ("impressions", "users")}
+    config = replace(CONFIG, examples=8_192, id_updates="rows", features=("user", "position"))
+    result = application(config, files=given, inputs={}, folder=tmp_path, report=silent)
+    assert result["application_features"] == 3  # age, events before, position
+    assert result["auc"] > 0.85
+
+
 def test_a_stopped_run_ends_as_if_it_had_not_been_stopped(
     runs: dict, files: dict[str, Path], representations: Path, tmp_path: Path
 ) -> None:
