@@ -259,6 +259,25 @@ def _means(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.nda
     return grid, mean, stdtrit(freedom, 0.975) * spread / np.sqrt(counts)
 
 
+def gains_figure(gains: pl.DataFrame, *, label: str, gain: str, low: str, high: str, xlabel: str, title: str) -> Figure:
+    """A dot a row with its interval around a line at zero, the first row on top; by colour and marker whether it includes 0.
+
+    gains: columns `label` (its lines are kept), `gain`, `low`, `high`; an interval that is nan is not drawn.
+    """
+    figure = new_figure(height=1.3 + 0.38 * gains.height)
+    ax = figure.add_subplot()
+    ax.axvline(0.0, color=GREY, lw=1.0, zorder=1)
+    for at, (mean, least, most) in enumerate(reversed(gains[gain, low, high].rows())):
+        colour, marker = (BLUE, "^") if least > 0 else (VERMILLION, "v") if most < 0 else (GREY, "o")
+        ax.plot([least, most], [at, at], color=colour, lw=1.8, zorder=3)
+        ax.plot([mean], [at], color=colour, marker=marker, ms=7, ls="", zorder=4)
+    ax.set_yticks(range(gains.height), gains[label].to_list()[::-1])
+    ax.set_ylim(-0.6, gains.height - 0.4)
+    frame(ax, xlabel, "")
+    ax.set_title(title, loc="left", fontsize=11)
+    return figure
+
+
 def exchange_figure(
     result: Rate | Ranking,
     *,

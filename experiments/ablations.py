@@ -11,7 +11,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from analysis.axes import frame
-from analysis.figures import BLUE, GREY, VERMILLION, new_figure
+from analysis.figures import BLUE, VERMILLION, gains_figure, new_figure
 from experiments import steps
 from experiments.paradigm import PLAIN, WHOLE, described, nested, post_trained, searched, told
 from experiments.question import QuestionError, Reading
@@ -189,27 +189,17 @@ def ablations_figure(table: "pl.DataFrame") -> "Figure":
     """A dot a system, the largest loss on top, with its 95 % interval, around a line at zero."""
     import polars as pl
 
-    rows = table.sort("recall@10 gain", descending=True)
-    figure = new_figure(height=1.3 + 0.36 * rows.height)
-    ax = figure.add_subplot()
-    ax.axvline(0.0, color=GREY, lw=1.0, zorder=1)
-    for at, row in enumerate(rows.iter_rows(named=True)):
-        colour = {"better": BLUE, "worse": VERMILLION}.get(row["verdict"], GREY)
-        marker = {"better": "^", "worse": "v"}.get(row["verdict"], "o")
-        if math.isfinite(row["recall@10 low"]):
-            ends = [row["recall@10 low"], row["recall@10 high"]]
-            ax.plot(ends, [at, at], color=colour, lw=1.8, zorder=3)
-        ax.plot([row["recall@10 gain"]], [at], color=colour, marker=marker, ms=7, ls="", zorder=4)
-    named = rows.with_columns(
-        label=pl.when(pl.col("against") == "whole")
-        .then(pl.col("system"))
-        .otherwise(pl.col("system") + pl.lit("\nagainst ") + pl.col("against"))
+    system, against = pl.col("system"), pl.col("against")
+    label = pl.when(against == "whole").then(system).otherwise(system + pl.lit("\nagainst ") + against)
+    return gains_figure(
+        table.sort("recall@10 gain").with_columns(label=label),
+        label="label",
+        gain="recall@10 gain",
+        low="recall@10 low",
+        high="recall@10 high",
+        xlabel="gain of recall@10 over the whole system, paired (95 % interval)",
+        title="What each choice of the paradigm does to image search",
     )
-    ax.set_yticks(range(rows.height), named["label"].to_list())
-    ax.set_ylim(-0.6, rows.height - 0.4)
-    frame(ax, "gain of recall@10 over the whole system, paired (95 % interval)", "")
-    ax.set_title("What each choice of the paradigm does to image search", loc="left", fontsize=11)
-    return figure
 
 
 def nested_figure(table: "pl.DataFrame") -> "Figure":

@@ -10,8 +10,7 @@ paired. Refuted, one by one, where the interval of a gain includes 0; an interva
 import math
 from typing import TYPE_CHECKING
 
-from analysis.axes import frame
-from analysis.figures import BLUE, GREY, VERMILLION, new_figure
+from analysis.figures import gains_figure
 from experiments import steps
 from experiments.question import QuestionError, Reading
 from experiments.reading import paired_interval
@@ -143,7 +142,7 @@ def read(results: "pl.DataFrame") -> Reading:
     columns = ["transformation", "seed", "tokens", "passes", RECALL, HIT, "image_entropy"]
     columns += ["gain_recall@10", "gain_recall@10_se", "gain_hit@10", "gain_hit@10_se"]
     reading.tables["runs"] = results.select([c for c in columns if c in results.columns]).sort("transformation", "seed")
-    reading.figures["gains"] = gains_figure(gains)
+    reading.figures["gains"] = transformations_figure(gains)
     return reading
 
 
@@ -191,23 +190,20 @@ def _mean(table: "pl.DataFrame", column: str) -> float:
     return float(values.mean()) if values.size else math.nan
 
 
-def gains_figure(gains: "pl.DataFrame") -> "Figure":
+def transformations_figure(gains: "pl.DataFrame") -> "Figure":
     """A dot a transformation, the best on top, with its 95 % interval, around a line at zero."""
-    figure = new_figure(height=1.3 + 0.42 * gains.height)
-    ax = figure.add_subplot()
-    ax.axvline(0.0, color=GREY, lw=1.0, zorder=1)
-    for at, row in enumerate(reversed(list(gains.iter_rows(named=True)))):
-        colour = {"raises": BLUE, "lowers": VERMILLION}.get(row["verdict"], GREY)
-        marker = {"raises": "^", "lowers": "v"}.get(row["verdict"], "o")
-        if math.isfinite(row["low"]):
-            ax.plot([row["low"], row["high"]], [at, at], color=colour, lw=1.8, zorder=3)
-        ax.plot([row["gain"]], [at], color=colour, marker=marker, ms=7, ls="", zorder=4)
+    import polars as pl
+
     kept = [
         f"{name.replace('_', ' ')}\n{b:,} of {a:,} pairs"
         for name, a, b in gains["transformation", "pairs in", "pairs out"].rows()
     ]
-    ax.set_yticks(range(gains.height), kept[::-1])
-    ax.set_ylim(-0.6, gains.height - 0.4)
-    frame(ax, f"gain of {RECALL} over no processing, paired (95 % interval)", "")
-    ax.set_title("What each transformation does to image search", loc="left", fontsize=11)
-    return figure
+    return gains_figure(
+        gains.with_columns(label=pl.Series(kept)),
+        label="label",
+        gain="gain",
+        low="low",
+        high="high",
+        xlabel=f"gain of {RECALL} over no processing, paired (95 % interval)",
+        title="What each transformation does to image search",
+    )

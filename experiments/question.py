@@ -22,6 +22,7 @@ QUESTIONS = (
     "sequence_length",
     "exchange_rate",
     "funnel",
+    "ctr_model",
     "pixel_floor",
     "processing",
     "pretraining",

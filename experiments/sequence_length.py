@@ -9,8 +9,7 @@ includes 0, or if GAUC does not rise with L.
 from typing import TYPE_CHECKING
 
 import analysis
-from analysis.axes import frame
-from analysis.figures import BLUE, GREY, VERMILLION, line_figure, new_figure
+from analysis.figures import gains_figure, line_figure
 from experiments import steps
 from experiments.question import QuestionError, Reading
 from experiments.reading import holdout_sentence, number
@@ -191,7 +190,7 @@ def _draw(reading: Reading, done: "pl.DataFrame", gains: "pl.DataFrame") -> None
             xlabel="L, last events read",
             ylabel="GAUC",
         )
-    reading.figures["gains"] = gains_figure(gains)
+    reading.figures["gains"] = modules_figure(gains)
 
 
 def gains_of(done: "pl.DataFrame") -> "pl.DataFrame":
@@ -262,24 +261,20 @@ def _shown(rows: "pl.DataFrame", name: str) -> int:
     return int(number(rows[f"{name}_impressions"].drop_nulls().max()))
 
 
-def gains_figure(gains: "pl.DataFrame") -> "Figure":
+def modules_figure(gains: "pl.DataFrame") -> "Figure":
     """The paired gain over DIN at the longest history, a dot a model with its 95 % interval."""
     import polars as pl
 
     longest = int(number(gains["L"].max()))
-    rows = gains.filter(pl.col("L") == longest).sort("gain")
-    figure = new_figure(height=1.3 + 0.36 * rows.height)
-    ax = figure.add_subplot()
-    ax.axvline(0.0, color=GREY, lw=1.0, zorder=1)
-    for at, row in enumerate(rows.iter_rows(named=True)):
-        colour, marker = {"better": (BLUE, "^"), "worse": (VERMILLION, "v")}.get(row["verdict"], (GREY, "o"))
-        ax.plot([row["low"], row["high"]], [at, at], color=colour, lw=1.8, zorder=3)
-        ax.plot([row["gain"]], [at], color=colour, marker=marker, ms=7, ls="", zorder=4)
-    ax.set_yticks(range(rows.height), rows["model"].to_list())
-    ax.set_ylim(-0.6, rows.height - 0.4)
-    frame(ax, f"gain of GAUC over DIN at L = {longest}, paired (95 % interval)", "")
-    ax.set_title("What each behaviour module adds to DIN", loc="left", fontsize=11)
-    return figure
+    return gains_figure(
+        gains.filter(pl.col("L") == longest).sort("gain", descending=True),
+        label="model",
+        gain="gain",
+        low="low",
+        high="high",
+        xlabel=f"gain of GAUC over DIN at L = {longest}, paired (95 % interval)",
+        title="What each behaviour module adds to DIN",
+    )
 
 
 def _gains(ours: "pl.DataFrame") -> "pl.DataFrame":
