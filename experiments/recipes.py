@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 PRESETS = {
     "smoke": "seconds, for tests: shows that everything runs, the figures mean nothing",
     "demo": "minutes on two cores: small but real",
-    "gpu": "one accelerator; not measured yet",
+    "gpu": "one accelerator; estimated from one step on an H100",
     "paper": "a cluster: look at `moon plan` first",
 }
 

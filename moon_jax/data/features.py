@@ -37,8 +37,8 @@ class Features:
 def read_features(
     groups: Sequence[Group], behaviour: Behaviour, impressions: Path, users: Path | None = None
 ) -> Features | None:
-    """The columns of these groups for every impression of `behaviour`, coded by what training impressions show; None for
-    no group.
+    """The columns of these groups for every impression of `behaviour`, coded by what training impressions show; without those
+    that are the same for all of them, and None where that leaves none.
 
     "user": all columns of `users.parquet` but the id (where there is one), and how many events happened before, in powers of
     two. "time": hour of the day and day of the week of `timestamp` (UTC). "position": the place that the impression was
@@ -58,14 +58,16 @@ def read_features(
             columns["position"] = _column(impressions, schema, "position", group)
         else:
             raise DataError(f"features: {group!r} is unknown; some of user, time, position")
-    if not columns:
-        return None
-    training, rows, codes = behaviour.split == "train", 0, []
+    training, rows = behaviour.split == "train", 0
+    names: list[str] = []
+    codes: list[Array] = []
     for name, values_I in columns.items():
         code_I, count = _coded(name, values_I, training)
-        codes.append(code_I + rows)
-        rows += count
-    return Features(tuple(columns), np.stack(codes, axis=1).astype(np.int32), rows)
+        if np.unique(code_I[training]).size > 1:
+            names.append(name)
+            codes.append(code_I + rows)
+            rows += count
+    return Features(tuple(names), np.stack(codes, axis=1).astype(np.int32), rows) if names else None
 
 
 def _of_users(users: Path | None, behaviour: Behaviour) -> dict[str, Array]:

@@ -1,4 +1,4 @@
-"""The questions about the paradigm, run whole at preset smoke; and a newcomer's four commands."""
+"""Questions about the paradigm and the CTR model, run whole at preset smoke; and a newcomer's four commands."""
 
 import re
 from collections.abc import Callable
@@ -11,6 +11,7 @@ import pytest
 from PIL import Image
 
 from experiments.ablations import SYSTEMS
+from experiments.ctr_model import BASE, SMOKE
 from moon_jax.data.contract import Dataset
 from moon_jax.data.representations import read_embeddings
 from moon_jax.inference import load
@@ -42,6 +43,15 @@ def test_ablations_run_every_switch(moon: Moon, home: Path, smoke_world: Dataset
     # shared: one pretraining a seed, whoever starts from it
     assert len(list((home / "runs" / "steps").glob("pretrain-*"))) == table["seed"].n_unique()
     assert (home / "runs" / "ablations" / "figures" / "ablations.png").exists()
+
+
+def test_choices_of_the_ctr_model_stand_beside_the_plain_one(moon: Moon, home: Path, smoke_world: Dataset) -> None:
+    said, table = run(moon, home, "ctr_model", smoke_world)
+    assert set(table["choice"]) == set(SMOKE)
+    passes = dict(table.group_by("choice").agg(pl.col("application_passes").mean()).iter_rows())
+    assert passes["4 passes, fresh IDs"] == pytest.approx(4 * passes[BASE], rel=0.1)
+    assert "Log loss" not in said  # four passes with kept tables are no part of the smoke preset
+    assert (home / "runs" / "ctr_model" / "figures" / "choices.png").stat().st_size > 1000
 
 
 def test_pretraining_is_asked_what_it_knows(moon: Moon, home: Path, smoke_world: Dataset) -> None:

@@ -62,6 +62,12 @@ def test_no_group_is_no_feature(folder: Path) -> None:
     assert read_features((), behaviour_of(folder), folder / "impressions.parquet") is None
 
 
+def test_a_column_that_tells_nothing_is_left_out(folder: Path) -> None:
+    shown = folder / "impressions.parquet"
+    pl.read_parquet(shown).with_columns(position=pl.lit(1)).write_parquet(shown)
+    assert read_features(("position",), behaviour_of(folder), shown) is None
+
+
 def test_without_a_table_of_users_their_activity_is_read(folder: Path) -> None:
     found = read_features(("user",), behaviour_of(folder), folder / "impressions.parquet")
     assert found is not None
