@@ -2,9 +2,10 @@
 
     python benchmarks/row_updates.py [--save JSON] [--quick]
 
-The application stage's training step (DIN, D = 16, batch 512, L = 50, CPU, a device a core), items drawn evenly, with `id_updates` "dense"
-(Adam reads and writes the whole table and its two moments) and "rows" (only what the batch names). Both in one process, in
-turns; a median of steps. The floor of the dense update is what it must move: 6 times the table, 3 read and 3 written.
+The application stage's training step (DIN, D = 16, batch 512, L = 50, CPU, a device a core), items drawn evenly, with
+`id_updates` "dense" (Adam reads and writes the whole table and its two moments) and "rows" (only what the batch names). Both
+in one process, in turns; a median of steps. The floor of the dense update is what it must move: 6 times the table, 3 read
+and 3 written.
 """
 
 from __future__ import annotations
