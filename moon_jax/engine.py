@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 VARIABLE = "MOON_ENGINE"
+SHRINK = "SWEEPS_SHRINK"  # how many attempts at this step ran out of memory before
 REMAT = ("none", "dots", "full")
 FORMS = ("auto", "dense", "tiled", "ring")
 
@@ -55,6 +56,16 @@ class Engine:
     def on_device(self) -> "Engine":
         """Without what concerns the host alone: engines that are equal in this share compiled programs."""
         return dataclasses.replace(self, loaders=0)
+
+    def within_memory(self, batch: int, devices: int = 1) -> "Engine":
+        """With the chunk halved as often as this step ran out of memory before: the largest divisor of the batch that is no
+        larger, and that the devices can share; itself where none did, or where a chunk cannot be smaller."""
+        often = int(os.environ.get(SHRINK) or 0)
+        most = (self.chunk or batch) >> often
+        fitting = [rows for rows in range(devices, most + 1, devices) if batch % rows == 0]
+        if not often or not fitting:
+            return self
+        return dataclasses.replace(self, chunk=fitting[-1])
 
     @classmethod
     def parse(cls, text: str) -> "Engine":

@@ -141,6 +141,16 @@ def left_by(step_folder: Path, pid: int) -> str | None:
     return None
 
 
+def log_tail(step_folder: Path, attempt: str) -> str:
+    """What an attempt said last, as "; its log ends: ..."; empty where it said nothing."""
+    try:
+        lines = (step_folder / ATTEMPTS / attempt / "log.txt").read_text(errors="replace").split("\n")
+    except OSError:
+        return ""
+    said = [line.strip() for line in lines if line.strip()]
+    return f"; its log ends: {said[-1][:200]}" if said else ""
+
+
 def record_failure(folder: Path, status: str, message: str, seconds: float) -> None:
     """Write `failure.json` into an attempt's folder. `seconds` include what was adopted."""
     write_json(folder / FAILURE, {"status": status, "message": message, "seconds": seconds})

@@ -12,3 +12,7 @@ class Preempted(BaseException):
 
     It derives from BaseException so that a step's own `except Exception` does not swallow it.
     """
+
+
+class TimedOut(Preempted):
+    """The step has worked for as long as it may. It is raised as Preempted is, and a step may save itself likewise."""

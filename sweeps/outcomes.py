@@ -1,8 +1,11 @@
 """How a step can end, told apart: two results, and the failures, each retried by its own rule."""
 
+import math
+import uuid
+from dataclasses import dataclass, field
 from typing import Any
 
-from sweeps.errors import Preempted
+from sweeps.errors import Preempted, TimedOut
 
 RESULTS = ("done", "diverged")
 FAILURES = ("oom", "preempted", "crashed", "bad_input", "timed_out")
@@ -10,11 +13,28 @@ STATES = (*RESULTS, *FAILURES, "running", "pending")
 LOST = "lost"  # of an attempt whose process died and nobody saw why; to the user it is preempted
 STOPPED = 75  # exit code of a worker that was asked to stop (EX_TEMPFAIL: worth starting again)
 TRIES = 2  # of a step that crashes, within one run
+SHRINKS = 4  # tries of a step that runs out of memory, within one run: each may take less of it (SHRINK)
+SHRINK = "SWEEPS_SHRINK"  # environment variable that tells a step how many attempts at it ran out of memory before
 _BAD_INPUT_ENDINGS = ("DataError", "TableError")
+
+
+@dataclass(frozen=True)
+class Rules:
+    """How one run deals with steps, the same in all of its workers.
+
+    run: its name, within which tries are counted. retry: of what failed in earlier runs, the statuses that are tried anew.
+    seconds: how long one attempt may work.
+    """
+
+    run: str = field(default_factory=lambda: uuid.uuid4().hex)
+    retry: tuple[str, ...] = FAILURES
+    seconds: float = math.inf
 
 
 def status_of(error: BaseException) -> str:
     """The status that an exception means. A step's own exception classes may say `bad_input = True`."""
+    if isinstance(error, TimedOut):
+        return "timed_out"
     if isinstance(error, Preempted | KeyboardInterrupt):
         return "preempted"
     if isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error):
@@ -25,14 +45,24 @@ def status_of(error: BaseException) -> str:
     return "crashed"
 
 
-def may_try_again(failures: list[dict[str, Any]], run: str) -> bool:
-    """Whether a step with these failures may be tried again within this run.
+def may_try_again(failures: list[dict[str, Any]], rules: Rules) -> bool:
+    """Whether a step with these failures, oldest first, may be tried again within this run.
 
-    Crashes have two tries, and so has a step whose worker died, for it may be the step that killed it. What was
-    preempted has any number of tries; the rest waits for another run, when the user may have mended it.
+    Crashes have two tries, and so has a step whose worker died, for it may be the step that killed it. Out of memory has
+    four, each with less to hold (`shrinks_of`). What was preempted has any number of tries. Bad input and what took too
+    long wait for another run, when the user may have mended it; that one tries what `rules.retry` names.
     """
-    here = [failure["status"] for failure in failures if failure.get("run") == run and failure["status"] != "preempted"]
-    return len(here) < TRIES and all(status in ("crashed", LOST) for status in here)
+    ended = [failure for failure in failures if failure["status"] != "preempted"]
+    here = [failure["status"] for failure in ended if failure.get("run") == rules.run]
+    if not here:
+        return not ended or ended[-1]["status"] in (*rules.retry, LOST)
+    crashes = sum(status in ("crashed", LOST) for status in here)
+    return crashes < TRIES and here.count("oom") < SHRINKS and crashes + here.count("oom") == len(here)
+
+
+def shrinks_of(failures: list[dict[str, Any]]) -> int:
+    """How many attempts at a step ran out of memory: as often should the next one take less of it."""
+    return sum(failure["status"] == "oom" for failure in failures)
 
 
 def plain_metrics(metrics: Any) -> dict[str, Any]:

@@ -64,6 +64,7 @@ def _provenance(results: list[dict[str, Any]]) -> dict[str, str | int | None]:
         "versions": ", ".join(listed) or None,
         "device": _joined(results, "device"),
         "commit": _joined(results, "commit"),
+        "shrunk": max((result.get("shrunk", 0) for result in results), default=0),
         "peak_memory": max((result["provenance"].get("peak_memory", 0) for result in results), default=0) or None,
     }
 

@@ -2,8 +2,10 @@
 
 import contextlib
 import importlib
+import math
 import os
 import sys
+import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping
@@ -11,22 +13,33 @@ from pathlib import Path
 from typing import Any
 
 from sweeps import attempts, leases
-from sweeps.errors import Preempted, SweepError
+from sweeps.errors import Preempted, SweepError, TimedOut
 from sweeps.files import stamp_of, write_json
+from sweeps.gangs import Company
 from sweeps.ledger import Ledger, StepRecord
-from sweeps.outcomes import RESULTS, plain_metrics, plain_scalar, status_of
+from sweeps.outcomes import RESULTS, SHRINK, STOPPED, Rules, plain_metrics, plain_scalar, shrinks_of, status_of
 from sweeps.provenance import provenance
 from sweeps.sources import source_digest
 
 REPORT_EVERY = 0.5  # seconds between two writes of progress.json
+DEAF = 60.0  # seconds that a step has to hear that its time is up, and to save itself
 LOG = "log.txt"
 
 
 def run_step(
-    ledger: Ledger, record: StepRecord, *, run: str, observer: leases.Observer, stopping: Callable[[], bool]
+    ledger: Ledger,
+    record: StepRecord,
+    *,
+    rules: Rules,
+    observer: leases.Observer,
+    stopping: Callable[[], bool],
+    company: Company | None = None,
 ) -> str | None:
     """Run a step whose needs are done, if its lease is free. Returns its status, or None where another process has it,
     has done it, or published first. The result or the failure is then on disk; the step's exceptions do not come out.
+
+    Where its time is up it is asked to stop, and where it does not hear, this process ends. `company` are other processes
+    that run the step together with this one.
     """
     step_folder = ledger.step_folder(record.name)
     name = attempts.new_name()
@@ -36,18 +49,30 @@ def run_step(
         with leases.Heartbeat(step_folder, name, observer.patience):
             if ledger.result(record.name) is not None:
                 return None
-            attempt = attempts.begin(step_folder, name, run, _digest_if_found(record))
-            return _attempt(ledger, record, attempt, stopping)
+            shrinks = shrinks_of(attempts.failures_of(step_folder))
+            attempt = attempts.begin(step_folder, name, rules.run, _digest_if_found(record))
+            with _told(shrinks), _limited(attempt, rules.seconds):
+                return _attempt(ledger, record, attempt, stopping, rules.seconds, company)
     finally:
         leases.release(step_folder, name)
 
 
-def _attempt(ledger: Ledger, record: StepRecord, attempt: attempts.Attempt, stopping: Callable[[], bool]) -> str | None:
+def _attempt(
+    ledger: Ledger,
+    record: StepRecord,
+    attempt: attempts.Attempt,
+    stopping: Callable[[], bool],
+    seconds: float,
+    company: Company | None,
+) -> str | None:
     began = time.monotonic()
     try:
         with _logged(attempt.folder / LOG):
             _say_what_was_adopted(attempt)
-            inputs, result = _call(ledger, record, attempt, began, stopping)
+            if company is not None:
+                company.call(record.name, attempt.name)
+            report = _Report(attempt, began, stopping, seconds)
+            inputs, result = call(ledger, record, attempt.folder, report)
         published = attempt.publish(
             {"step": record.name, "id": record.id, "inputs": inputs, **result}, time.monotonic() - began
         )
@@ -58,8 +83,8 @@ def _attempt(ledger: Ledger, record: StepRecord, attempt: attempts.Attempt, stop
         return status
 
 
-def _call(
-    ledger: Ledger, record: StepRecord, attempt: attempts.Attempt, began: float, stopping: Callable[[], bool]
+def call(
+    ledger: Ledger, record: StepRecord, folder: Path, report: Callable[..., None]
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """Call the step function: what it read of other steps, and the part of the result that it decides."""
     source_digest(record.function)  # a module that is not found is told as such
@@ -71,19 +96,51 @@ def _call(
     files = {name: _as_planned(record, name, file) for name, file in record.files.items()}
     inputs = {name: ledger.folder(needed) for name, needed in record.needs.items()}
     read = {name: {"step": record.needs[name], "attempt": folder.name} for name, folder in inputs.items()}
-    report = _Report(attempt, began, stopping)
-    metrics = plain_metrics(function(config, files=files, inputs=inputs, folder=attempt.folder, report=report))
+    metrics = plain_metrics(function(config, files=files, inputs=inputs, folder=folder, report=report))
     status = metrics.pop("status", "done")
     if status not in RESULTS:
         raise ValueError(f"the step returned status {status!r}; a result is one of {', '.join(RESULTS)}")
-    return read, {"status": status, "metrics": metrics, "provenance": provenance(record.function)}
+    shrunk = int(os.environ.get(SHRINK) or 0)
+    told = {"status": status, "metrics": metrics, "provenance": provenance(record.function), "shrunk": shrunk}
+    return read, told
+
+
+@contextlib.contextmanager
+def _told(shrinks: int) -> Iterator[None]:
+    """Tell the step by its environment how often it ran out of memory before."""
+    os.environ[SHRINK] = str(shrinks)
+    try:
+        yield
+    finally:
+        del os.environ[SHRINK]
+
+
+@contextlib.contextmanager
+def _limited(attempt: attempts.Attempt, seconds: float) -> Iterator[None]:
+    """End this process, with a word, where the step neither ends nor reports for `DEAF` seconds beyond its time."""
+    if seconds == math.inf:
+        yield
+        return
+
+    def end() -> None:
+        message = f"worked for more than {seconds:,.0f} s and did not hear that it should stop"
+        attempt.fail("timed_out", message, seconds + DEAF)
+        os._exit(STOPPED)
+
+    watch = threading.Timer(seconds + DEAF, end)
+    watch.daemon = True
+    watch.start()
+    try:
+        yield
+    finally:
+        watch.cancel()
 
 
 class _Report:
     """Progress of a step: cheap to call often, for most calls only look at the clock."""
 
-    def __init__(self, attempt: attempts.Attempt, began: float, stopping: Callable[[], bool]) -> None:
-        self._attempt, self._began, self._stopping = attempt, began, stopping
+    def __init__(self, attempt: attempts.Attempt, began: float, stopping: Callable[[], bool], limit: float) -> None:
+        self._attempt, self._began, self._stopping, self._limit = attempt, began, stopping, limit
         self._next = 0.0
         # What was done at the first report, and when: a resumed step does not begin at 0.
         self._first: tuple[float, float] | None = None
@@ -100,6 +157,8 @@ class _Report:
             return
         self._next = now + REPORT_EVERY
         seconds = now - self._began
+        if seconds > self._limit:
+            raise TimedOut(f"worked for {seconds:,.0f} s; one attempt may work for {self._limit:,.0f}")
         self._first = self._first or (float(done), seconds)
         left = None
         if done > self._first[0]:

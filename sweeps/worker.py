@@ -5,7 +5,10 @@ Any number of workers may share a ledger, on any number of hosts; they know noth
 """
 
 import argparse
+import contextlib
 import faulthandler
+import importlib
+import math
 import os
 import signal
 import sys
@@ -18,9 +21,10 @@ from types import FrameType
 
 from sweeps import attempts, leases
 from sweeps.errors import SweepError
+from sweeps.gangs import Company, Place, follow
 from sweeps.launchers.cores import pin
 from sweeps.ledger import Ledger
-from sweeps.outcomes import STOPPED, may_try_again
+from sweeps.outcomes import FAILURES, STOPPED, Rules, may_try_again
 from sweeps.running import run_step
 
 LONGEST_NAP = 0.5  # seconds between two looks while others hold what is left
@@ -31,41 +35,60 @@ def work(
     root: str | os.PathLike[str],
     questions: Sequence[str] | None = None,
     *,
-    run: str | None = None,
+    rules: Rules | None = None,
     patience: float = leases.PATIENCE,
     stopping: Callable[[], bool] = lambda: False,
 ) -> bool:
     """Do what can be done of the questions' plans (None: of all plans, then of every other registered step).
 
-    `run` names the run within which a crashing step has two tries (None: a new one); `patience` is how many seconds a
-    lease of another host may stand still. SIGTERM and SIGINT, and `stopping`, end the work after the step has saved
-    itself. Returns False where it was stopped so. What failed is in the ledger; steps may have failed though it
-    returns True.
+    `rules` are those of the run that this worker belongs to (None: of a new one); `patience` is how many seconds a lease of
+    another host may stand still. SIGTERM and SIGINT, and `stopping`, end the work after the step has saved itself. Returns
+    False where it was stopped so. What failed is in the ledger; steps may have failed though it returns True.
+
+    Of several processes that are one worker (`gangs.Place`) the first decides all that, the others follow it.
     """
-    ledger = Ledger(root, create=False)
-    run = run or uuid.uuid4().hex
-    observer = leases.Observer(patience)
-    remaining = dict.fromkeys(ledger.planned(questions))
-    nap = 0.01
+    ledger, rules, place = Ledger(root, create=False), rules or Rules(), Place.from_environment()
     with _signals() as signalled:
 
         def stop() -> bool:
             return signalled() or stopping()
 
-        while not stop():
-            ran, busy = _next_step(ledger, remaining, run, observer, stop)
-            if ran:
-                nap = 0.01
-            elif not busy:
-                return True
-            else:
-                time.sleep(nap)
-                nap = min(LONGEST_NAP, 2 * nap)
+        if place is not None and place.rank:
+            follow(ledger, place, stop)
+            return not stop()
+        with Company(ledger.root, place) if place else contextlib.nullcontext() as company:
+            return _work(ledger, questions, rules, leases.Observer(patience), stop, company)
+
+
+def _work(
+    ledger: Ledger,
+    questions: Sequence[str] | None,
+    rules: Rules,
+    observer: leases.Observer,
+    stop: Callable[[], bool],
+    company: Company | None,
+) -> bool:
+    remaining = dict.fromkeys(ledger.planned(questions))
+    nap = 0.01
+    while not stop():
+        ran, busy = _next_step(ledger, remaining, rules, observer, stop, company)
+        if ran:
+            nap = 0.01
+        elif not busy:
+            return True
+        else:
+            time.sleep(nap)
+            nap = min(LONGEST_NAP, 2 * nap)
     return False
 
 
 def _next_step(
-    ledger: Ledger, remaining: dict[str, None], run: str, observer: leases.Observer, stop: Callable[[], bool]
+    ledger: Ledger,
+    remaining: dict[str, None],
+    rules: Rules,
+    observer: leases.Observer,
+    stop: Callable[[], bool],
+    company: Company | None,
 ) -> tuple[bool, bool]:
     """Run the first step that can be run. Returns whether one ran, and whether others hold steps to be waited for.
 
@@ -82,12 +105,20 @@ def _next_step(
         if not observer.given_up(step_folder):
             busy = True  # passed by, not waited for
             continue
-        if not may_try_again(attempts.failures_of(step_folder), run):
+        if not may_try_again(attempts.failures_of(step_folder), rules):
             continue
-        if run_step(ledger, ledger.record(name), run=run, observer=observer, stopping=stop) is not None:
+        record = ledger.record(name)
+        if run_step(ledger, record, rules=rules, observer=observer, stopping=stop, company=company) is not None:
             return True, busy
         busy = True  # another process was quicker
     return False, busy
+
+
+def set_up(function: str | None) -> None:
+    """Call "package.module:function" without arguments; None: nothing."""
+    if function is not None:
+        module, _, name = function.partition(":")
+        getattr(importlib.import_module(module), name)()
 
 
 @contextmanager
@@ -136,7 +167,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--plan", action="append", metavar="QUESTION", help="only this question's steps (may be repeated)"
     )
-    parser.add_argument("--run", help="name of the run within which a crashing step has two tries")
+    parser.add_argument("--run", help="name of the run within which tries are counted")
+    parser.add_argument(
+        "--retry", nargs="*", choices=FAILURES, default=FAILURES, help="what failed in earlier runs and is tried anew"
+    )
+    parser.add_argument("--seconds", type=float, default=math.inf, help="that one attempt at a step may work")
+    parser.add_argument("--setup", metavar="MODULE:FUNCTION", help="called first, as one that joins other processes")
     parser.add_argument("--patience", type=float, default=leases.PATIENCE, help="seconds a lease may stand still")
     parser.add_argument("--cores", help="processor cores to keep to, as in 0,1")
     parser.add_argument("--parent", type=int, help="process whose end ends this worker; the worker leads its own group")
@@ -147,7 +183,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if given.parent:
         _follow(given.parent)
     try:
-        return 0 if work(given.out, given.plan, run=given.run, patience=given.patience) else STOPPED
+        set_up(given.setup)
+        rules = Rules(given.run or uuid.uuid4().hex, tuple(given.retry), given.seconds)
+        return 0 if work(given.out, given.plan, rules=rules, patience=given.patience) else STOPPED
     except SweepError as error:
         print(f"worker: {error}", file=sys.stderr)
         return 2

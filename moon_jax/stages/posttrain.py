@@ -158,7 +158,7 @@ def posttrain(
     budget's branch leaves the trunk; tokens, candidates and FLOPs include the trunk's. A run that diverges returns status
     "diverged" with the step.
     """
-    prepared, engine = Prepared(inputs["prepare"]), Engine.from_environment()
+    prepared, engine = Prepared(inputs["prepare"]), engine_for(config.batch)
     mesh = mesh_of(engine, config.batch)
     tokens_per_step, unique_tokens = mean_tokens(config, prepared)
     steps = round(config.tokens / tokens_per_step)
@@ -229,7 +229,7 @@ def trunk(
     report: Callable[..., None],
 ) -> dict[str, Any]:
     """Step function: trains to where the largest budget's branch leaves, and keeps what each branch begins from."""
-    run, prepared, engine = config.run, Prepared(inputs["prepare"]), Engine.from_environment()
+    run, prepared, engine = config.run, Prepared(inputs["prepare"]), engine_for(run.batch)
     mesh = mesh_of(engine, run.batch)
     tokens_per_step, _ = mean_tokens(run, prepared)
     leaves = sorted({leaf_of(run, budget, tokens_per_step) for budget in config.budgets})
@@ -262,6 +262,13 @@ def trunk(
     if is_first():
         (folder / TRUNK).write_text(json.dumps({"diverged_at_step": diverged}))
     return told
+
+
+def engine_for(batch: int) -> Engine:
+    """How to compute, with a chunk that fits where larger ones did not."""
+    engine = Engine.from_environment()
+    shape = make_mesh(engine, batch).shape
+    return engine.within_memory(batch, shape["data"] * shape["fsdp"])
 
 
 def mesh_of(engine: Engine, batch: int) -> Mesh:

@@ -4,9 +4,7 @@ import contextlib
 import os
 import signal
 import subprocess
-import sys
 import time
-import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import FrameType
@@ -14,8 +12,9 @@ from types import FrameType
 from sweeps import attempts, leases
 from sweeps.errors import Preempted, SweepError
 from sweeps.launchers.cores import shares, thread_limits
+from sweeps.launchers.programs import program, same_modules
 from sweeps.ledger import Ledger
-from sweeps.outcomes import STOPPED
+from sweeps.outcomes import STOPPED, Rules
 from sweeps.snapshots import Snapshot, take_snapshot
 
 TICK = 0.25  # seconds between two looks
@@ -31,18 +30,20 @@ def run_local(
     env: Mapping[str, str] | None = None,
     on_tick: Callable[[Snapshot], None] = lambda snapshot: None,
     patience: float = leases.PATIENCE,
+    rules: Rules | None = None,
 ) -> Snapshot:
     """Run the questions' plans with so many worker processes, and return how it ended.
 
-    Steps that failed are tried anew, those that crash (or take their worker down with them) at most twice. A worker
-    that died is replaced. `env` is added to the workers' environment. `on_tick` sees how far it is, several times a
-    second. Ctrl-C and SIGTERM stop the workers, each step saving itself for at most 15 s (a second Ctrl-C: not at
-    all), and raise KeyboardInterrupt or Preempted. Raises SweepError where workers cannot even start.
+    Steps that failed are tried anew as `rules` have it (None: all), those that crash (or take their worker down with
+    them) at most twice. A worker that died is replaced. `env` is added to the workers' environment. `on_tick` sees how
+    far it is, several times a second. Ctrl-C and SIGTERM stop the workers, each step saving itself for at most 15 s (a
+    second Ctrl-C: not at all), and raise KeyboardInterrupt or Preempted. Raises SweepError where workers cannot even
+    start.
     """
     if workers < 1:
         raise SweepError(f"{workers} workers can do nothing; give at least 1")
     names = ledger.planned(questions)
-    crew = _Crew(ledger, questions, workers, dict(env or {}), patience)
+    crew = _Crew(ledger, questions, workers, dict(env or {}), [*program(ledger, questions, patience, rules or Rules())])
     with _sigterm_raises():
         try:
             while crew.tend(names):
@@ -61,15 +62,13 @@ class _Crew:
     """The worker processes of one run."""
 
     def __init__(
-        self, ledger: Ledger, questions: Sequence[str], workers: int, env: dict[str, str], patience: float
+        self, ledger: Ledger, questions: Sequence[str], workers: int, env: dict[str, str], command: list[str]
     ) -> None:
         self._ledger, self._env = ledger, env
         self._logs = ledger.root / "workers"
         self._logs.mkdir(exist_ok=True)
         self._cores = shares(workers)
-        plans = [argument for question in questions for argument in ("--plan", question)]
-        self._command = [sys.executable, "-m", "sweeps.worker", "--out", str(ledger.root), *plans]
-        self._command += ["--run", uuid.uuid4().hex, "--patience", str(patience), "--parent", str(os.getpid())]
+        self._command = [*command, "--parent", str(os.getpid())]
         self._stillborn = 0
         self._processes: dict[int, subprocess.Popen[bytes]] = {}
         for place in range(workers):
@@ -105,9 +104,7 @@ class _Crew:
 
     def _start(self, place: int) -> None:
         cores = self._cores[place]
-        # Workers find the same modules as this process, whatever has been added to its path.
-        search = os.pathsep.join(entry or os.getcwd() for entry in sys.path)
-        env = {**os.environ, "PYTHONPATH": search, **thread_limits(len(cores)), **self._env}
+        env = {**os.environ, **same_modules(), **thread_limits(len(cores)), **self._env}
         command = [*self._command, "--cores", ",".join(map(str, cores))]
         with self._log(place).open("wb") as log:
             self._processes[place] = subprocess.Popen(
@@ -122,6 +119,7 @@ class _Crew:
             if attempt is not None:
                 cause = f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
                 hint = " (out of memory, or killed by hand)" if code == -signal.SIGKILL else ""
+                hint += attempts.log_tail(folder, attempt)
                 spent = attempts.spent(folder, attempt)
                 attempts.record_failure(
                     folder / attempts.ATTEMPTS / attempt, "crashed", f"its worker died of {cause}{hint}", spent

@@ -56,6 +56,8 @@ def count(
     """Counts up to `units` with a checkpoint after each; the sum of its inputs' values and its number is its value."""
     call = _leave_trace(config)
     misbehaves = not config.until or call <= config.until
+    if config.behave == "large":  # takes less each time that it is told to
+        misbehaves = int(os.environ["SWEEPS_SHRINK"]) < config.until
     checkpoint = folder / "checkpoints" / "state.json"
     checkpoint.parent.mkdir(exist_ok=True)
     begun = json.loads(checkpoint.read_text())["unit"] if checkpoint.exists() else 0
@@ -105,9 +107,24 @@ def _misbehave(how: str) -> None:
         raise RuntimeError("it broke")
     if how == "memory":
         raise RuntimeError("RESOURCE_EXHAUSTED: out of memory while trying to allocate 1 byte")
+    if how == "large":
+        raise MemoryError("no room")
     if how == "bad input":
         raise PictureDataError("items.parquet, row 3: no picture")
     if how == "kill":
         os.kill(os.getpid(), signal.SIGKILL)
     if how == "exit":
         raise SystemExit(3)
+
+
+def together(
+    config: Work, *, files: Mapping[str, Path], inputs: Mapping[str, Path], folder: Path, report: Callable[..., None]
+) -> dict[str, Any]:
+    """Waits until two processes are at it, as a collective does. Told to crash, all but the first do, and it waits for ever."""
+    rank = int(os.environ["SLURM_PROCID"])
+    if config.behave == "crash" and rank:
+        raise RuntimeError("it broke")
+    (folder / f"here.{rank}").touch()
+    while len(list(folder.glob("here.*"))) < 2:
+        time.sleep(0.02)
+    return {"processes": len(list(folder.glob("here.*")))}

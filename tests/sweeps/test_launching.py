@@ -123,7 +123,11 @@ def test_a_step_that_kills_its_worker_twice_is_crashed(ledger: Ledger, counting:
     last = run_local(ledger, ["q"], workers=2)
     assert last.counts == {"crashed": 1, "done": 1}
     assert last.failed == (
-        Failed(step.name, "crashed", "its worker died of signal SIGKILL (out of memory, or killed by hand)"),
+        Failed(
+            step.name,
+            "crashed",
+            "its worker died of signal SIGKILL (out of memory, or killed by hand); its log ends: counting 1 from 0",
+        ),
     )
     assert sorted(trace.name for trace in traces.iterdir()) == ["1.1", "1.2", "2.1"]
 

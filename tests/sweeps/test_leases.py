@@ -12,6 +12,7 @@ import pytest
 
 from sweeps import Cell, Ledger, Step, attempts, leases, run_local, work
 from sweeps.files import read_json, write_json
+from sweeps.outcomes import Rules
 from sweeps.owners import surely_dead, this_process
 from sweeps.running import run_step
 
@@ -115,14 +116,14 @@ def test_an_owner_that_wakes_after_its_lease_was_taken_publishes_nothing(ledger:
     sleeper = attempts.begin(folder, "sleeper", "run", "digest")
     write_json(folder / leases.LEASE, {"attempt": "sleeper", "owner": dead_process()})
     observer = leases.Observer()
-    status = run_step(ledger, ledger.record(step), run="r", observer=observer, stopping=lambda: False)
+    status = run_step(ledger, ledger.record(step), rules=Rules("r"), observer=observer, stopping=lambda: False)
     assert status == "done"
     result = ledger.result(step)
     assert sleeper.folder.is_dir()  # its process lives: nothing of it was touched
     assert not sleeper.publish({"status": "done", "metrics": {"value": -1}, "inputs": {}}, 1.0)
     assert Ledger(ledger.root).result(step) == result
     assert not sleeper.folder.exists()
-    again = run_step(ledger, ledger.record(step), run="r", observer=observer, stopping=lambda: False)
+    again = run_step(ledger, ledger.record(step), rules=Rules("r"), observer=observer, stopping=lambda: False)
     assert again is None
 
 

@@ -5,6 +5,8 @@ import json
 import multiprocessing
 import os
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from multiprocessing.synchronize import Barrier
 from pathlib import Path
@@ -15,6 +17,7 @@ from steps_for_tests import Work
 
 from sweeps import Cell, DataFile, Ledger, Step, SweepError, attempts, sources, work
 from sweeps.files import read_json, write_json
+from sweeps.outcomes import Rules
 
 Make = Callable[..., Step]
 
@@ -148,7 +151,7 @@ def test_what_needs_a_diverged_step_does_not_run(ledger: Ledger, counting: Make,
     [
         ("crash", "crashed", 2, "RuntimeError: it broke"),
         ("exit", "crashed", 2, "SystemExit: 3"),
-        ("memory", "oom", 1, "RuntimeError: RESOURCE_EXHAUSTED"),
+        ("memory", "oom", 4, "RuntimeError: RESOURCE_EXHAUSTED"),
         ("bad input", "bad_input", 1, "PictureDataError: items.parquet, row 3: no picture"),
     ],
 )
@@ -166,6 +169,59 @@ def test_failures_are_told_apart_and_tried_by_their_own_rules(
     assert "Traceback" in log.read_text()
     work(ledger.root)  # another run tries again
     assert len(calls(traces)) == 2 * tries
+
+
+def test_out_of_memory_is_tried_again_with_less_and_the_result_says_so(
+    ledger: Ledger, counting: Make, traces: Path
+) -> None:
+    step = counting(1, behave="large", until=2)
+    ledger.register([step])
+    work(ledger.root)
+    assert (ledger.state(step), len(calls(traces))) == ("done", 3)
+    assert ledger.rows([Cell({}, {"count": step})])[0]["shrunk"] == 2
+
+
+@pytest.mark.parametrize(
+    ("behave", "retry", "again"),
+    [("bad input", ("bad_input",), True), ("bad input", ("crashed", "oom"), False), ("bad input", (), False),
+     ("crash", ("crashed",), True), ("crash", ("timed_out",), False)],
+)  # fmt: skip
+def test_another_run_tries_what_it_is_told_to(
+    ledger: Ledger, counting: Make, traces: Path, behave: str, retry: tuple[str, ...], again: bool
+) -> None:
+    step = counting(1, behave=behave)
+    ledger.register([step])
+    work(ledger.root)
+    before = len(calls(traces))
+    work(ledger.root, rules=Rules(retry=retry))
+    assert (len(calls(traces)) > before) == again
+
+
+def test_a_step_whose_time_is_up_saves_itself_and_is_not_tried_again_by_itself(
+    ledger: Ledger, counting: Make, traces: Path
+) -> None:
+    step = counting(1, units=100, pause=0.2)
+    ledger.register([step])
+    work(ledger.root, rules=Rules("r", seconds=1.0))
+    failure = ledger.failure(step)
+    assert failure is not None
+    assert (ledger.state(step), len(calls(traces))) == ("timed_out", 1)
+    assert failure["message"].startswith("TimedOut: worked for 1 s")
+    work(ledger.root, rules=Rules("r", seconds=1.0))
+    work(ledger.root, rules=Rules(retry=("crashed",)))
+    assert len(calls(traces)) == 1
+
+
+def test_a_step_that_does_not_hear_ends_its_process(ledger: Ledger, counting: Make) -> None:
+    step = counting(1, units=2, pause=30.0)
+    ledger.register([step])
+    code = (
+        "import sys; from sweeps import running, work; from sweeps.outcomes import Rules; running.DEAF = 0.5\n"
+        "work(sys.argv[1], rules=Rules(seconds=0.5))"
+    )
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    done = subprocess.run([sys.executable, "-c", code, str(ledger.root)], env=env, timeout=25, check=False)
+    assert (done.returncode, ledger.state(step)) == (75, "timed_out")
 
 
 def test_a_crash_that_passes_is_mended_by_the_second_try(ledger: Ledger, counting: Make, traces: Path) -> None:
