@@ -131,6 +131,16 @@ def settle_stale(ledger: "Ledger", planned: "dict[str, list[Cell]]", stale: str 
             ledger.discard(name)
 
 
+def discard_diverged(ledger: "Ledger", planned: "dict[str, list[Cell]]") -> None:
+    """Take back the results that say that a step diverged, so that it runs again."""
+    from sweeps.step import in_order
+
+    for step in in_order([cell for cells in planned.values() for cell in cells]):
+        result = ledger.result(step)
+        if result is not None and result["status"] == "diverged":
+            ledger.discard(step)
+
+
 def refuse_other_data(out: Path, question: str, dataset: "Dataset") -> None:
     """QuestionError where the folder holds the question's answer on other data: it would be written over."""
     held = load_about(out, question).get("fingerprint")

@@ -29,6 +29,7 @@ def join() -> None:
         jax.distributed.initialize()
     else:
         jax.distributed.initialize(*given, cluster_detection_method="deactivate")
+    jax.devices()  # all start the backend now: one that starts it later alone would wait for the others
 
 
 def is_first() -> bool:

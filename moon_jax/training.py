@@ -42,6 +42,8 @@ class DivergedError(Exception):
 class StoppedError(Exception):
     """Another process of this run was asked to stop; this one saved with it."""
 
+    preempted = True  # to whoever runs the step
+
 
 @dataclass(frozen=True)
 class Trained:

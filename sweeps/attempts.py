@@ -43,8 +43,13 @@ class Attempt:
         return self.step_folder / ATTEMPTS / self.name
 
     def fail(self, status: str, message: str, seconds: float) -> None:
-        """Record how the attempt ended without a result."""
-        record_failure(self.folder, status, message, self.adopted_seconds + seconds)
+        """Record how the attempt ended without a result. Where there is no room for that, what it made is given up."""
+        spent = self.adopted_seconds + seconds
+        try:
+            record_failure(self.folder, status, message, spent)
+        except OSError:
+            _strip(self.folder)
+            record_failure(self.folder, status, message, spent)
 
     def publish(self, result: Mapping[str, Any], seconds: float) -> bool:
         """Publish the folder with this result. False, and the folder is gone, where another attempt was first."""
@@ -153,7 +158,10 @@ def log_tail(step_folder: Path, attempt: str) -> str:
 
 def record_failure(folder: Path, status: str, message: str, seconds: float) -> None:
     """Write `failure.json` into an attempt's folder. `seconds` include what was adopted."""
-    write_json(folder / FAILURE, {"status": status, "message": message, "seconds": seconds})
+    try:
+        write_json(folder / FAILURE, {"status": status, "message": message, "seconds": seconds})
+    except FileNotFoundError:
+        return  # somebody deleted the step
 
 
 def ended(step_folder: Path, attempt: str) -> bool:

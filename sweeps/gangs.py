@@ -1,10 +1,10 @@
 """Gangs: several processes that run each step together, as one jax program over several hosts does.
 
-The first of them leads: it takes leases, calls the others to each attempt through a file, and alone reports and publishes. The
-others follow: they call the step function in the same folder. How they talk within a step is the step's own affair.
+The first of them leads: it takes leases, calls the others to an attempt through a file, and alone reports and publishes. The
+others follow: they call the step function in the same folder. How they talk within a step is the step's own affair. Only
+functions with `runs_together = True` are called by all; the leader runs the others alone.
 """
 
-import contextlib
 import os
 import signal
 import threading
@@ -97,7 +97,7 @@ def follow(ledger: "Ledger", place: Place, stopping: Callable[[], bool]) -> None
     """Run what the leader calls to, until it sends this process home."""
     from sweeps.attempts import ATTEMPTS
     from sweeps.outcomes import SHRINK
-    from sweeps.running import call
+    from sweeps.running import call, logged
 
     folder = ledger.root / "workers" / f"gang-{place.name}"
     log = ledger.root / "workers" / f"gang-{place.name}.{place.rank}.txt"
@@ -116,7 +116,7 @@ def follow(ledger: "Ledger", place: Place, stopping: Callable[[], bool]) -> None
         if told["step"] is None:
             return
         os.environ[SHRINK] = told["shrink"]
-        with log.open("a") as said, contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
+        with logged(log):
             try:
                 call(
                     ledger,

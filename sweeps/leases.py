@@ -11,6 +11,7 @@ import os
 import threading
 import time
 import uuid
+from collections.abc import Iterable
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -85,6 +86,18 @@ def release(step_folder: Path, attempt: str) -> None:
     lease = read(step_folder)
     if lease is not None and lease["attempt"] == attempt:
         _remove(step_folder / LEASE, lease)
+
+
+def sweep(step_folders: Iterable[Path]) -> None:
+    """Take away what processes of this host that are surely dead left of leases, and offers of theirs."""
+    for folder in step_folders:
+        lease = read(folder)
+        if lease is not None and surely_dead(lease["owner"]):
+            _remove(folder / LEASE, lease)
+        for offer in folder.glob(f".{LEASE}.*"):
+            made = read_json(offer)
+            if made is not None and surely_dead(made["owner"]):
+                offer.unlink(missing_ok=True)
 
 
 def read_counter(step_folder: Path, attempt: str) -> str:

@@ -32,10 +32,10 @@ class Rules:
 
 
 def status_of(error: BaseException) -> str:
-    """The status that an exception means. A step's own exception classes may say `bad_input = True`."""
+    """The status that an exception means. A step's own exception classes may say `bad_input = True` or `preempted = True`."""
     if isinstance(error, TimedOut):
         return "timed_out"
-    if isinstance(error, Preempted | KeyboardInterrupt):
+    if isinstance(error, Preempted | KeyboardInterrupt) or getattr(error, "preempted", False) is True:
         return "preempted"
     if isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error):
         return "oom"

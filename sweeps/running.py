@@ -1,6 +1,7 @@
 """Running one step in this process, from taking its lease to publishing what it made."""
 
 import contextlib
+import functools
 import importlib
 import math
 import os
@@ -10,7 +11,7 @@ import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from sweeps import attempts, leases
 from sweeps.errors import Preempted, SweepError, TimedOut
@@ -24,6 +25,7 @@ from sweeps.sources import source_digest
 REPORT_EVERY = 0.5  # seconds between two writes of progress.json
 DEAF = 60.0  # seconds that a step has to hear that its time is up, and to save itself
 LOG = "log.txt"
+TOGETHER = "runs_together"  # attribute of a step function that all processes of a gang call
 
 
 def run_step(
@@ -67,9 +69,9 @@ def _attempt(
 ) -> str | None:
     began = time.monotonic()
     try:
-        with _logged(attempt.folder / LOG):
+        with logged(attempt.folder / LOG):
             _say_what_was_adopted(attempt)
-            if company is not None:
+            if company is not None and getattr(function_of(record), TOGETHER, False):
                 company.call(record.name, attempt.name)
             report = _Report(attempt, began, stopping, seconds)
             inputs, result = call(ledger, record, attempt.folder, report)
@@ -83,15 +85,21 @@ def _attempt(
         return status
 
 
+def function_of(record: StepRecord) -> Callable[..., Any]:
+    """The step function; SweepError where it cannot be found."""
+    source_digest(record.function)  # a module that is not found is told as such
+    module_name, _, function_name = record.function.partition(":")
+    function: Callable[..., Any] | None = getattr(importlib.import_module(module_name), function_name, None)
+    if function is None:
+        raise SweepError(f"{record.name}: module {module_name} has no function {function_name}")
+    return function
+
+
 def call(
     ledger: Ledger, record: StepRecord, folder: Path, report: Callable[..., None]
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """Call the step function: what it read of other steps, and the part of the result that it decides."""
-    source_digest(record.function)  # a module that is not found is told as such
-    module_name, _, function_name = record.function.partition(":")
-    function = getattr(importlib.import_module(module_name), function_name, None)
-    if function is None:
-        raise SweepError(f"{record.name}: module {module_name} has no function {function_name}")
+    function = function_of(record)
     config = record.rebuilt_config()
     files = {name: _as_planned(record, name, file) for name, file in record.files.items()}
     inputs = {name: ledger.folder(needed) for name, needed in record.needs.items()}
@@ -175,7 +183,7 @@ class _Report:
 
 
 @contextlib.contextmanager
-def _logged(path: Path) -> Iterator[None]:
+def logged(path: Path) -> Iterator[None]:
     """Send all that this process prints, from Python or from libraries beneath it, to a log; a traceback too."""
     with path.open("a", encoding="utf-8", errors="backslashreplace", buffering=1) as log:
         sys.stdout.flush()
@@ -184,7 +192,7 @@ def _logged(path: Path) -> Iterator[None]:
         try:
             for descriptor in kept:
                 os.dup2(log.fileno(), descriptor)
-            with contextlib.redirect_stdout(log), contextlib.redirect_stderr(log):
+            with contextlib.redirect_stdout(_stream(1)), contextlib.redirect_stderr(_stream(2)):
                 try:
                     yield
                 except BaseException:
@@ -194,6 +202,12 @@ def _logged(path: Path) -> Iterator[None]:
             for descriptor, former in kept.items():
                 os.dup2(former, descriptor)
                 os.close(former)
+
+
+@functools.cache
+def _stream(descriptor: int) -> TextIO:
+    """A stream onto whatever the descriptor stands for at the moment. It stays open: loggers that a step makes keep it."""
+    return open(descriptor, "w", encoding="utf-8", errors="backslashreplace", buffering=1, closefd=False)
 
 
 def _shown(value: Any) -> Any:

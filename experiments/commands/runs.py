@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 from tyro.conf import Positional, arg
 
 from experiments.commands.common import BAD_INPUT, DONE, OUT, SOME_FAILED, is_users, say
+from experiments.launching import Launch, default_workers
 
 QuestionName = Positional[
     Annotated[
@@ -64,6 +65,9 @@ class RunCommand:
     Examples: moon run training_tokens --preset demo
               moon run sequence_length --data my/dataset --workers 2
               moon run published_laws --data DIR (your copy of the public scaling-law files)
+              moon run all --launcher slurm --workers 16 --resources partition=gpu gpus_per_node=1 timeout_min=240
+              moon run negatives --launcher slurm --resources nodes=2 tasks_per_node=8 gpus_per_node=8 (gangs of 16 processes)
+              moon run all --launcher ray --workers 8 --resources num_gpus=1 address=auto
     """
 
     question: QuestionName
@@ -74,8 +78,15 @@ class RunCommand:
     out: Path = OUT
     workers: int | None = None
     """Worker processes; by default one a core (one in all where JAX sees an accelerator)."""
-    launcher: Literal["local"] = "local"
-    """Where the workers run; anything else (SLURM, Ray, cron) can start `moon worker` on the same folder."""
+    launcher: Literal["local", "slurm", "ray"] = "local"
+    """Where the workers run; anything else (Kubernetes, cron) can start `moon worker` on the same folder."""
+    resources: tuple[str, ...] = ()
+    """NAME=VALUE of one worker: as submitit names them (SLURM: partition, timeout_min, gpus_per_node, tasks_per_node, slurm_...),
+    or as Ray does (num_cpus, num_gpus, your own; address of the cluster)."""
+    retry: tuple[Literal["oom", "preempted", "crashed", "bad_input", "timed_out", "diverged", "nothing"], ...] = ()
+    """Of what failed in earlier runs, what is tried anew (all but diverged if left out); "diverged" discards such results."""
+    hours: float | None = None
+    """That one attempt at a step may work; beyond, it is stopped and has timed out."""
     stale: Literal["keep", "rerun"] | None = None
     """What to do with results that other source code computed; without it they are refused."""
     engine: str = ""
@@ -92,9 +103,8 @@ class RunCommand:
             published_laws.run(self.data, self.out, say)
             return DONE
         questions = running.questions_for(self.question)
-        return run_questions(
-            questions, self.preset, self.data, self.out, self.workers, self.stale, self.engine, self.trunk
-        )
+        launch = Launch(self.launcher, self.workers, self.resources, self.retry, self.hours)
+        return run_questions(questions, self.preset, self.data, self.out, launch, self.stale, self.engine, self.trunk)
 
 
 def run_questions(  # type: ignore[no-untyped-def]
@@ -102,14 +112,14 @@ def run_questions(  # type: ignore[no-untyped-def]
     preset: str,
     data: Path | None,
     out: Path,
-    workers: int | None,
+    launch: Launch,
     stale: Literal["keep", "rerun"] | None,
     engine: str,
     trunk: bool = False,
 ) -> int:
     """Plans the questions, runs what is not done, reads the results and writes the reports; returns the exit code."""
     from experiments import running
-    from sweeps import Ledger, run_local
+    from sweeps import Ledger
     from sweeps.progress import view
 
     dataset = running.open_data(data, preset, say)
@@ -119,18 +129,15 @@ def run_questions(  # type: ignore[no-untyped-def]
     for name in planned:
         running.refuse_other_data(out, name, dataset)
     running.settle_stale(ledger, planned, stale)
+    if "diverged" in launch.retry:
+        running.discard_diverged(ledger, planned)
     for name, cells in planned.items():
         ledger.write_plan(name, cells)
         running.save_about(out, name, dataset, preset)
     tables = running.Tables(ledger, planned)
     with view() as on_tick:
-        snapshot = run_local(
-            ledger,
-            list(planned),
-            workers=default_workers() if workers is None else workers,
-            env=running.worker_environment() | running.engine_environment(engine),
-            on_tick=tables.beside(on_tick),
-        )
+        env = running.worker_environment() | running.engine_environment(engine)
+        snapshot = launch(ledger, list(planned), env, tables.beside(on_tick))
     failed = running.failures(snapshot) > 0
     unread = 0
     for question in questions:
@@ -199,7 +206,8 @@ class EmbedCommand:
             "freeze": self.freeze,
         }
         question = replace(question, cells=functools.partial(question.cells, **asked))
-        code = run_questions([question], self.preset, self.data, self.out, self.workers, self.stale, self.engine)
+        launch = Launch(workers=self.workers)
+        code = run_questions([question], self.preset, self.data, self.out, launch, self.stale, self.engine)
         if code == DONE and self.to is not None:
             cell = Ledger(self.out, create=False).read_plan(question.name).cells[0]
             step = cell.steps["embed"]
@@ -261,9 +269,11 @@ class WorkerCommand:
 
     def __call__(self) -> int:
         from experiments.running import worker_environment
+        from moon_jax.distributed import join
         from sweeps import Ledger, work
 
         os.environ.update({k: v for k, v in worker_environment().items() if k not in os.environ})
+        join()  # where this is one of several processes that are one worker
         stopped = not work(self.out)
         ledger = Ledger(self.out, create=False)
         return SOME_FAILED if stopped or ledger.pending(ledger.planned()) else DONE
@@ -316,18 +326,6 @@ class ExportCommand:
 
         print(f"exported to {export(self.step, self.to, dim=self.dim, int8=self.int8)}")
         return DONE
-
-
-def default_workers() -> int:
-    """One a core; on an accelerator one in all, since a worker takes its whole memory."""
-    from sweeps.launchers.cores import usable_cores
-
-    return 1 if accelerator() else len(usable_cores())
-
-
-def accelerator() -> bool:
-    """Whether an NVIDIA or TPU device file is there (asking JAX would take the device)."""
-    return any(Path(device).exists() for device in ("/dev/nvidia0", "/dev/accel0", "/dev/vfio/0"))
 
 
 def answer(out: Path, name: str, question, cells) -> None:  # type: ignore[no-untyped-def]

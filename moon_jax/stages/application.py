@@ -160,6 +160,9 @@ def application(
     return metrics
 
 
+application.runs_together = True  # type: ignore[attr-defined]  # in all processes of a gang
+
+
 def representations(files: Mapping[str, Path], inputs: Mapping[str, Path], behaviour: Behaviour) -> np.ndarray | None:
     """Frozen representations of all items, N x D, then of the queries that are read: of an embed step, or of
     `embeddings.parquet`; None where there are none.

@@ -220,6 +220,9 @@ def posttrain(
     }
 
 
+posttrain.runs_together = True  # type: ignore[attr-defined]  # in all processes of a gang
+
+
 def trunk(
     config: TrunkConfig,
     *,
@@ -262,6 +265,9 @@ def trunk(
     if is_first():
         (folder / TRUNK).write_text(json.dumps({"diverged_at_step": diverged}))
     return told
+
+
+trunk.runs_together = True  # type: ignore[attr-defined]  # in all processes of a gang
 
 
 def engine_for(batch: int) -> Engine:

@@ -128,6 +128,9 @@ def pretrain(
     }
 
 
+pretrain.runs_together = True  # type: ignore[attr-defined]  # in all processes of a gang
+
+
 @dataclass(frozen=True)
 class Asking:
     """Items to be asked about: their rows, what is known of them, their photos, and the tokenizer."""

@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import shutil
 import signal
 import subprocess
 import time
@@ -20,6 +21,7 @@ from sweeps.snapshots import Snapshot, take_snapshot
 TICK = 0.25  # seconds between two looks
 GRACE = 15.0  # seconds that a step has to save itself after SIGTERM
 _STILLBORN = 3  # workers in a row that end without having touched a step: no step is at fault then
+_KILLED = 0.1  # counts less: somebody killed it
 
 
 def run_local(
@@ -53,6 +55,7 @@ def run_local(
         except BaseException:
             crew.stop()
             raise
+    leases.sweep(map(ledger.step_folder, names))
     last = take_snapshot(ledger, names, workers)
     on_tick(last)
     return last
@@ -69,7 +72,7 @@ class _Crew:
         self._logs.mkdir(exist_ok=True)
         self._cores = shares(workers)
         self._command = [*command, "--parent", str(os.getpid())]
-        self._stillborn = 0
+        self._stillborn = 0.0
         self._processes: dict[int, subprocess.Popen[bytes]] = {}
         for place in range(workers):
             self._start(place)
@@ -84,9 +87,11 @@ class _Crew:
             if code == 0:
                 continue
             worked = self._record_death(names, process.pid, code) or code == STOPPED
-            self._stillborn = 0 if worked else self._stillborn + 1
+            self._stillborn = 0 if worked else self._stillborn + (1 if code > 0 else _KILLED)
             if self._stillborn >= _STILLBORN:
-                raise SweepError(f"workers do not start: {_last_line(self._log(place))} (see {self._log(place)})")
+                log = self._log(place)
+                full = "; no space left on its disk" if shutil.disk_usage(log.parent).free < 2**12 else ""
+                raise SweepError(f"workers do not start: {_last_line(log)} (exit code {code}, see {log}{full})")
             self._start(place)
         return bool(self._processes)
 

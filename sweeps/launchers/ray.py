@@ -88,7 +88,7 @@ class _Crew:
                     logging_level="error",
                     include_dashboard=False if not address else None,
                 )
-        except (ConnectionError, ValueError, RuntimeError) as error:
+        except (ConnectionError, ValueError, RuntimeError, ray.exceptions.RayError) as error:
             raise SweepError(f"--launcher ray: {' '.join(str(error).split())[:300]}") from None
         known = {"num_cpus", "num_gpus", "memory"}
         options = {name: value for name, value in resources.items() if name in known} | {

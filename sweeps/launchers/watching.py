@@ -4,7 +4,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
-from sweeps import attempts
+from sweeps import attempts, leases
 from sweeps.errors import SweepError
 from sweeps.ledger import Ledger
 from sweeps.outcomes import Rules, may_try_again
@@ -57,6 +57,7 @@ def watch(
     except BaseException:
         crew.stop()
         raise
+    leases.sweep(map(ledger.step_folder, names))
     last = take_snapshot(ledger, names, workers)
     on_tick(last)
     return last

@@ -65,7 +65,7 @@ def count(
     for unit in range(begun, config.units):
         report(unit, config.units, unit=unit)
         if misbehaves:
-            _misbehave(config.behave)
+            _misbehave(config.behave, folder)
         time.sleep(config.pause)
         partial = checkpoint.with_suffix(".partial")
         partial.write_text(json.dumps({"unit": unit + 1}))
@@ -102,11 +102,15 @@ def _leave_trace(config: Work) -> int:
             call += 1
 
 
-def _misbehave(how: str) -> None:
+def _misbehave(how: str, folder: Path) -> None:
     if how == "crash":
         raise RuntimeError("it broke")
     if how == "memory":
         raise RuntimeError("RESOURCE_EXHAUSTED: out of memory while trying to allocate 1 byte")
+    if how == "fill":
+        with (folder / "large").open("wb") as stream:
+            while True:
+                stream.write(bytes(4096))
     if how == "large":
         raise MemoryError("no room")
     if how == "bad input":
@@ -128,3 +132,6 @@ def together(
     while len(list(folder.glob("here.*"))) < 2:
         time.sleep(0.02)
     return {"processes": len(list(folder.glob("here.*")))}
+
+
+together.runs_together = True  # type: ignore[attr-defined]

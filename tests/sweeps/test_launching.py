@@ -182,7 +182,7 @@ def test_two_runs_at_once_do_each_step_once(ledger: Ledger, counting: Make, trac
 
 def test_workers_that_cannot_start_are_not_started_for_ever(ledger: Ledger, counting: Make) -> None:
     plan(ledger, counting(1))
-    with pytest.raises(SweepError, match=r"workers do not start: .* \(see .*workers/0\.txt\)"):
+    with pytest.raises(SweepError, match=r"workers do not start: .* \(exit code -?[0-9]+, see .*workers/0\.txt\)"):
         run_local(ledger, ["q"], workers=1, env={"PYTHONHASHSEED": "nonsense"})
     with pytest.raises(SweepError, match="0 workers"):
         run_local(ledger, ["q"], workers=0)

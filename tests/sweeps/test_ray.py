@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import clusters
 import pytest
 
 from sweeps import Cell, Ledger, Snapshot, Step, SweepError
@@ -17,16 +18,8 @@ Make = Callable[..., Step]
 
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[str]:
-    """Two nodes of one core each; the address to give."""
-    pytest.importorskip("ray", reason="ray is not installed: pip install -e '.[ray]'")
-    from ray.cluster_utils import Cluster
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-        nodes = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
-        nodes.add_node(num_cpus=1, resources={"large": 1})
-        yield nodes.address
-        nodes.shutdown()
+    with clusters.ray() as address:
+        yield address
 
 
 def plan(ledger: Ledger, *steps: Step) -> None:
@@ -83,8 +76,14 @@ def test_an_interrupt_lets_the_steps_save(cluster: str, ledger: Ledger, counting
 def test_a_cluster_that_is_not_there_is_one_line(
     ledger: Ledger, counting: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("RAY_gcs_rpc_server_connect_timeout_s", "2")
+    ray = pytest.importorskip("ray")
+
+    def init(*given: object, **named: object) -> None:
+        raise ConnectionError("Could not find any running Ray instance.\nPlease start one.")
+
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    monkeypatch.setattr(ray, "init", init)  # asking an address where nothing listens takes minutes
     plan(ledger, counting(1))
-    with pytest.raises(SweepError, match="--launcher ray: ") as refused:
+    with pytest.raises(SweepError, match="--launcher ray: Could not find any running Ray instance") as refused:
         run(ledger, "127.0.0.1:1")
     assert "\n" not in str(refused.value)

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import clusters
 import pytest
 
 from sweeps import Cell, Ledger, Snapshot, Step, SweepError
@@ -15,23 +16,12 @@ from sweeps.snapshots import Failed
 
 pytestmark = pytest.mark.proof
 Make = Callable[..., Step]
-SCRIPT = Path(__file__).parents[1] / "clusters" / "slurm.sh"
 
 
 @pytest.fixture(scope="module")
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """A cluster of one node; skipped, visibly, where it cannot be had."""
-    pytest.importorskip("submitit", reason="submitit is not installed: pip install -e '.[slurm]'")
-    home = tmp_path_factory.mktemp("slurm")
-    started = subprocess.run([SCRIPT, "start", home], capture_output=True, text=True, timeout=280, check=False)
-    if started.returncode == 77:
-        pytest.skip(started.stdout.strip())
-    assert started.returncode == 0, started.stdout + started.stderr
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("SLURM_CONF", str(home / "slurm.conf"))
-        patch.delenv("XLA_FLAGS", raising=False)
+    with clusters.slurm(tmp_path_factory.mktemp("slurm")) as home:
         yield home
-    subprocess.run([SCRIPT, "stop", home], check=True, timeout=60)
 
 
 def plan(ledger: Ledger, *steps: Step) -> None:
