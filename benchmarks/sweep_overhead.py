@@ -21,7 +21,6 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -33,13 +32,8 @@ STEPS, KNOWN, CELLS, ROUNDS, WORKERS = 1_000, 10_000, 12, 3, 2
 LONGEST, ANSWER, BESIDE = 30.0, 1.0, 1.0  # seconds: for the steps, for the status, beside a cell's training
 
 
-@dataclass(frozen=True)
-class Number:
-    number: int
-
-
 def nothing(
-    config: Number,
+    config: Mapping[str, int],
     *,
     files: Mapping[str, Path],
     inputs: Mapping[str, Path],
@@ -47,12 +41,12 @@ def nothing(
     report: Callable[..., None],
 ) -> dict[str, Any]:
     """Step function: at once."""
-    return {"number": config.number}
+    return {"number": config["number"]}
 
 
 def trivial(root: Path, count: int) -> Ledger:
     ledger = Ledger(root)
-    steps = [Step("sweep_overhead:nothing", 1, Number(number)) for number in range(count)]
+    steps = [Step("sweep_overhead:nothing", 1, {"number": number}) for number in range(count)]
     ledger.write_plan("q", [Cell({"x": number}, {"nothing": step}) for number, step in enumerate(steps)])
     return ledger
 

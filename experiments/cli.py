@@ -21,6 +21,7 @@ from experiments.commands.runs import (
     ReportCommand,
     RunCommand,
     StatusCommand,
+    TrackCommand,
     WorkerCommand,
 )
 from experiments.commands.sizes import SizesCommand
@@ -29,6 +30,7 @@ Command = (
     Annotated[PlanCommand, subcommand("plan")]
     | Annotated[RunCommand, subcommand("run")]
     | Annotated[StatusCommand, subcommand("status")]
+    | Annotated[TrackCommand, subcommand("track")]
     | Annotated[ReportCommand, subcommand("report")]
     | Annotated[WorkerCommand, subcommand("worker")]
     | Annotated[GcCommand, subcommand("gc")]

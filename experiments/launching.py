@@ -10,7 +10,11 @@ from typing import TYPE_CHECKING, Any, Literal
 from sweeps.errors import SweepError
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from sweeps import Ledger, Snapshot
+
+    Tick = Callable[[Snapshot], None]
 
 
 @dataclass(frozen=True)
@@ -22,6 +26,18 @@ class Launch:
     resources: tuple[str, ...] = ()
     retry: tuple[str, ...] = ()
     hours: float | None = None
+    track: Literal["tensorboard", "wandb"] | None = None
+
+    @contextlib.contextmanager
+    def curves(self, ledger: "Ledger", questions: Sequence[str]) -> "Iterator[Callable[[Tick], Tick]]":
+        """What is done beside a tick: following the curves, where they are tracked."""
+        if self.track is None:
+            yield lambda tick: tick
+            return
+        from experiments.tracking import Curves
+
+        with Curves(ledger, questions, self.track) as curves:
+            yield curves.beside
 
     def __call__(
         self,

@@ -49,8 +49,20 @@ VERSIONS = {
 PRETRAIN_RATE = 3.0  # times that of post-training: `moon run pretraining` tries a third and three times it
 
 
+HOMES = {
+    "trunk": "posttrain",
+    "clearance": "floors",
+    "represent": "process",
+}  # modules of another name than their function
+
+
+def function_of(stage: str) -> str:
+    """The step function of a stage, as "package.module:function"."""
+    return f"moon_jax.stages.{HOMES.get(stage, stage)}:{stage}"
+
+
 def _step(stage: str, config: object, *, files: dict[str, DataFile] | None = None, **needs: Step) -> Step:
-    return Step(f"moon_jax.stages.{stage}:{stage}", VERSIONS[stage], config, files=files or {}, needs=needs)
+    return Step(function_of(stage), VERSIONS[stage], config, files=files or {}, needs=needs)
 
 
 def _files(dataset: Dataset, *names: str) -> dict[str, DataFile]:
@@ -102,9 +114,7 @@ def represent(dataset: Dataset, run: Step, searches: tuple[Form, ...], item: tup
     """Items and training queries under the encoder of a post-training run, for transformations that read them."""
     needs = {"prepare": run.needs["prepare"], "posttrain": run}
     files = _files(dataset, "queries")
-    return Step(
-        "moon_jax.stages.process:represent", VERSIONS["represent"], RepresentConfig(searches, item), files, needs
-    )
+    return _step("represent", RepresentConfig(searches, item), files=files, **needs)
 
 
 def floors(dataset: Dataset, recipe: Recipe) -> Step:
@@ -114,7 +124,7 @@ def floors(dataset: Dataset, recipe: Recipe) -> Step:
 def clearance(dataset: Dataset, recipe: Recipe, embedded: Step) -> Step:
     """How far an embed step's image search stands above the floors, paired over queries."""
     needs = {"embed": embedded, "floors": floors(dataset, recipe)}
-    return Step("moon_jax.stages.floors:clearance", VERSIONS["clearance"], ClearanceConfig(), needs=needs)
+    return _step("clearance", ClearanceConfig(), **needs)
 
 
 def encoder(recipe: Recipe, **changes: Any) -> EncoderConfig:
@@ -205,8 +215,7 @@ def posttrain(
     # The warm-up of the smallest branch is that of all; the trunk's own budget is none.
     config = replace(config, schedule="wsd", warmup_tokens=min(branches) // 10)
     shared = TrunkConfig(replace(config, tokens=max(branches)), branches)
-    grown = Step("moon_jax.stages.posttrain:trunk", VERSIONS["trunk"], shared, needs=needs)
-    return _step("posttrain", config, trunk=grown, **needs)
+    return _step("posttrain", config, trunk=_step("trunk", shared, **needs), **needs)
 
 
 def embed(
@@ -281,4 +290,4 @@ def contrast(embedded: Step, baseline: Step) -> Step:
     """How far an embed step's image search stands above another's, paired over queries."""
     needs = {"embed": embedded, "baseline": baseline}
     needs |= {"prepare": embedded.needs["prepare"], "baseline_prepare": baseline.needs["prepare"]}
-    return Step("moon_jax.stages.contrast:contrast", VERSIONS["contrast"], ContrastConfig(), needs=needs)
+    return _step("contrast", ContrastConfig(), **needs)

@@ -35,17 +35,18 @@ class Meter:
         memory, which is no work done (None: the update itself)."""
         self.update, self.dtype, self.counted = update, dtype, counted or update
         self.flops: dict[Any, int] = {}
-        self.seen = 0.0
+        self.seen, self.compiled = 0.0, 0
         self.devices = 1
 
     def __call__(self, state: Any, batch: Any) -> tuple[Any, dict[str, Any], dict[str, Any]]:
         shape = tuple((name, array.shape) for name, array in batch.items())
         if shape not in self.flops:
-            started = time.monotonic()
+            started, before = time.monotonic(), compilations()
             self.flops[shape] = count_flops(self.counted, state, batch)
             self.devices = max(len(leaf.sharding.device_set) for leaf in jax.tree.leaves(batch))
             out = self.update(state, batch)  # traces and compiles, unless another cell of this process already did
             self.seen += time.monotonic() - started
+            self.compiled += compilations() - before
         else:
             out = self.update(state, batch)
         state, metrics, counts = out
@@ -58,7 +59,9 @@ class Meter:
     def summary(self, stage: str, trained: Trained) -> dict[str, Any]:
         """FLOPs, tokens or examples a second of the steps (without tracing and compilation), share of peak.
 
-        `{stage}_peak` says what the share is of: "published" (accelerators: the sum over all devices) or "measured".
+        `{stage}_compilations` counts programs that were compiled for its steps, or read from the cache: 0 where another cell
+        of this process had the same shapes. `{stage}_peak` says what the share is of: "published" (accelerators: the sum over
+        all devices) or "measured".
         """
         flops, seconds = trained.totals.get("flops", 0.0), max(trained.seconds, 1e-9)
         rate = {
@@ -72,9 +75,25 @@ class Meter:
         return rate | {
             f"{stage}_flops": flops,
             f"{stage}_compile_seconds": self.seen,
+            f"{stage}_compilations": self.compiled,
             f"{stage}_share_of_matmul_peak": flops / seconds / (matmul_peak(self.dtype) * devices),
             f"{stage}_peak": "measured" if published is None else "published",
         }
+
+
+def compilations() -> int:
+    """Programs that this process has compiled so far, or read from the cache of compiled programs."""
+    if not _compiled:
+        _compiled.append(0)
+        jax.monitoring.register_event_duration_secs_listener(_count)
+    return _compiled[0]
+
+
+_compiled: list[int] = []
+
+
+def _count(event: str, seconds: float, **told: Any) -> None:
+    _compiled[0] += event == "/jax/core/compile/backend_compile_duration"
 
 
 def matmul_peak(dtype: str = "float32") -> float:

@@ -118,15 +118,15 @@ class Ledger:
     def result(self, step: Step | str) -> dict[str, Any] | None:
         """The published result: `status`, `metrics`, `seconds`, `files`, `provenance`, ... None where there is none."""
         name = _name(step)
-        path = self.step_folder(name) / attempts.RESULT
+        path = f"{self.root}/steps/{name}/{attempts.RESULT}"
         try:
-            status = path.stat()
+            status = os.stat(path)
         except (FileNotFoundError, NotADirectoryError):
             return None
         identity = (status.st_ino, status.st_mtime_ns)
         known = self._results.get(name)
         if known is None or known[0] != identity:
-            content = read_json(path)
+            content = read_json(Path(path))
             if content is None:
                 raise SweepError(f"{path}: not a whole result; delete this file to have the step run again")
             known = self._results[name] = (identity, content)
@@ -150,15 +150,16 @@ class Ledger:
     def state(self, step: Step | str) -> str:
         """One of `outcomes.STATES`. A step that needs a diverged one is "diverged" itself, though it has no result."""
         result = self.result(step)
-        if result is not None:
-            return str(result["status"])
-        folder = self.step_folder(step)
-        if leases.holder(folder) is not None:
-            return "running"
-        if any(self.state(needed) == "diverged" for needed in self._needs(step).values()):
-            return "diverged"
-        failure = self.failure(step)
-        return "pending" if failure is None else str(failure["status"])
+        return str(result["status"]) if result is not None else self._unfinished(step, diverged=True)
+
+    def states(self, names: Sequence[str]) -> dict[str, str]:
+        """The state of each of these steps, among which are all that they need: that of many is told faster so."""
+        results = {name: self.result(name) for name in names}
+        diverged = any(result is not None and result["status"] == "diverged" for result in results.values())
+        return {
+            name: self._unfinished(name, diverged=diverged) if result is None else str(result["status"])
+            for name, result in results.items()
+        }
 
     def failure(self, step: Step | str) -> dict[str, Any] | None:
         """How the last attempt ended without a result: {"status", "message", "seconds"}. None where none failed."""
@@ -233,6 +234,20 @@ class Ledger:
         return aside
 
     # What only this class needs
+
+    def _unfinished(self, step: Step | str, *, diverged: bool) -> str:
+        """The state of a step without a result; `diverged`: one that it needs may be so."""
+        folder = self.step_folder(step)
+        try:
+            there = os.listdir(folder)
+        except (FileNotFoundError, NotADirectoryError):
+            there = []
+        if leases.LEASE in there and leases.holder(folder) is not None:
+            return "running"
+        if diverged and any(self.state(needed) == "diverged" for needed in self._needs(step).values()):
+            return "diverged"
+        failure = self.failure(step) if attempts.ATTEMPTS in there else None
+        return "pending" if failure is None else str(failure["status"])
 
     def _needs(self, step: Step | str) -> Mapping[str, "Step | str"]:
         return step.needs if isinstance(step, Step) else self.record(step).needs

@@ -120,9 +120,16 @@ def _running_lines(running: Sequence[Running]) -> list["Table"]:
     for now in running:
         share = f"{now.done:g}/{now.total:g}" if now.done is not None and now.total is not None else ""
         left = f"{duration(now.seconds_left)} left" if now.seconds_left is not None else ""
+        rate = f"{now.done / now.seconds:.3g}/s" if now.done and now.seconds > 0 else ""
         bar = _bar(now.done or 0, now.total or 0)
         table.add_row(
-            f"[cyan]{now.name}[/]", f"[cyan]{bar}[/]", share, duration(now.seconds), left, f"[dim]{_told(now.info)}[/]"
+            f"[cyan]{now.name}[/]",
+            f"[cyan]{bar}[/]",
+            share,
+            rate,
+            duration(now.seconds),
+            left,
+            f"[dim]{_told(now.info)}[/]",
         )
     return [table]
 

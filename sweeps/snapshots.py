@@ -65,8 +65,7 @@ def take_snapshot(ledger: Ledger, names: Sequence[str], workers: int | None = No
     """Look at these steps now. `workers` (None: as many as run) share what is left when the end is estimated."""
     counts: Counter[str] = Counter()
     running, finished, failed, pending = [], [], [], []
-    for name in names:
-        state = ledger.state(name)
+    for name, state in ledger.states(names).items():
         counts[state] += 1
         if state in RESULTS:
             finished.append(Finished(name, state, float((ledger.result(name) or {}).get("seconds", 0.0))))

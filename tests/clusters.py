@@ -1,6 +1,8 @@
 """Starting the clusters of the tests; skipped, visibly, where they cannot be had."""
 
+import fcntl
 import subprocess
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,6 +16,16 @@ SCRIPT = Path(__file__).parent / "slurm.sh"
 def slurm(home: Path) -> Iterator[Path]:
     """A SLURM of one node on this machine; SLURM_CONF is its configuration."""
     pytest.importorskip("submitit", reason="submitit is not installed: pip install -e '.[slurm]'")
+    with open(
+        Path(tempfile.gettempdir()) / "moon-tests-slurm.lock", "w"
+    ) as lock:  # one cluster at a time: it has fixed ports
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        with _started(home):
+            yield home
+
+
+@contextmanager
+def _started(home: Path) -> Iterator[None]:
     started = subprocess.run([SCRIPT, "start", home], capture_output=True, text=True, timeout=280, check=False)
     if started.returncode == 77:
         pytest.skip(started.stdout.strip())
@@ -22,7 +34,7 @@ def slurm(home: Path) -> Iterator[Path]:
         with pytest.MonkeyPatch.context() as patch:
             patch.setenv("SLURM_CONF", str(home / "slurm.conf"))
             patch.delenv("XLA_FLAGS", raising=False)
-            yield home
+            yield
     finally:
         subprocess.run([SCRIPT, "stop", home], check=True, timeout=60)
 

@@ -93,6 +93,8 @@ class RunCommand:
     """How to compute, not what: "fsdp=4,chunk=256,remat=dots,loaders=4,form=ring" (see moon_jax/engine.py)."""
     trunk: bool = False
     """Token budgets branch off one trunk of constant rate (WSD) instead of running each by itself: cheaper, one run a seed."""
+    track: Literal["tensorboard", "wandb"] | None = None
+    """Show training curves there while it runs (extra `track`); `moon track` does it later."""
 
     def __call__(self) -> int:
         from experiments import running
@@ -103,7 +105,7 @@ class RunCommand:
             published_laws.run(self.data, self.out, say)
             return DONE
         questions = running.questions_for(self.question)
-        launch = Launch(self.launcher, self.workers, self.resources, self.retry, self.hours)
+        launch = Launch(self.launcher, self.workers, self.resources, self.retry, self.hours, self.track)
         return run_questions(questions, self.preset, self.data, self.out, launch, self.stale, self.engine, self.trunk)
 
 
@@ -135,9 +137,9 @@ def run_questions(  # type: ignore[no-untyped-def]
         ledger.write_plan(name, cells)
         running.save_about(out, name, dataset, preset)
     tables = running.Tables(ledger, planned)
-    with view() as on_tick:
+    with view() as on_tick, launch.curves(ledger, list(planned)) as beside:
         env = running.worker_environment() | running.engine_environment(engine)
-        snapshot = launch(ledger, list(planned), env, tables.beside(on_tick))
+        snapshot = launch(ledger, list(planned), env, tables.beside(beside(on_tick)))
     failed = running.failures(snapshot) > 0
     unread = 0
     for question in questions:
@@ -217,6 +219,28 @@ class EmbedCommand:
 
 
 @dataclass
+class TrackCommand:
+    """Show the training curves of a folder's steps in TensorBoard or Weights & Biases.
+
+    Examples: moon track --to tensorboard --out runs       (then: tensorboard --logdir runs/tensorboard)
+              WANDB_MODE=offline moon track --to wandb     (then: wandb sync runs/wandb/offline-*)
+    """
+
+    to: Literal["tensorboard", "wandb"]
+    out: Path = OUT
+
+    def __call__(self) -> int:
+        from experiments.tracking import Curves
+        from sweeps import Ledger
+
+        ledger = Ledger(self.out, create=False)
+        with Curves(ledger, ledger.questions(), self.to) as curves:
+            shown = curves.refresh()
+        say(f"curves of {shown} steps are in {self.to}")
+        return DONE
+
+
+@dataclass
 class StatusCommand:
     """How far the questions of a folder are, during and after a run.
 
@@ -239,17 +263,26 @@ class StatusCommand:
 class ReportCommand:
     """Read the results so far and write figures, fits and report.html; works while the sweep still runs.
 
-    Example: moon report training_tokens
+    Examples: moon report training_tokens
+              moon report training_tokens --against runs-before      (which cells differ, and by how much)
     """
 
     question: QuestionName
     out: Path = OUT
+    against: Path | None = None
+    """Another folder of runs that holds the same question: its cells beside these, in `against.html`."""
 
     def __call__(self) -> int:
         from experiments.running import questions_for
         from sweeps import Ledger
 
         ledger = Ledger(self.out, create=False)
+        if self.against is not None:
+            from experiments.comparing import compare_folders
+
+            for line in compare_folders(self.question, self.out, self.against):
+                say(line)
+            return DONE
         for question in questions_for(self.question):
             if self.question == "all" and question.name not in ledger.questions():
                 say(f"skipping {question.name}: it has not been run in {self.out}")

@@ -232,7 +232,8 @@ def trunk(
     report: Callable[..., None],
 ) -> dict[str, Any]:
     """Step function: trains to where the largest budget's branch leaves, and keeps what each branch begins from."""
-    run, prepared, engine = config.run, Prepared(inputs["prepare"]), engine_for(run.batch)
+    run, prepared = config.run, Prepared(inputs["prepare"])
+    engine = engine_for(run.batch)
     mesh = mesh_of(engine, run.batch)
     tokens_per_step, _ = mean_tokens(run, prepared)
     leaves = sorted({leaf_of(run, budget, tokens_per_step) for budget in config.budgets})
