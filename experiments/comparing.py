@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from experiments.question import QuestionError
+from experiments.reading import number
 
 if TYPE_CHECKING:
     import polars as pl
@@ -64,10 +65,8 @@ def differences(joined: "pl.DataFrame") -> "pl.DataFrame":
         size = pl.max_horizontal(pl.col("here").abs(), pl.col("there").abs())
         found = pair.filter(gap.abs() > NOISE * size).select(gap=gap)["gap"]
         if found.len():
-            mean = float(pair.select(gap.mean()).item())
-            rows.append(
-                {"metric": name, "cells": found.len(), "mean difference": mean, "largest": float(found.abs().max())}
-            )  # type: ignore[arg-type]
+            sizes = {"mean difference": number(pair.select(gap.mean()).item()), "largest": number(found.abs().max())}
+            rows.append({"metric": name, "cells": found.len(), **sizes})
     return pl.DataFrame(rows).sort("cells", descending=True) if rows else pl.DataFrame()
 
 

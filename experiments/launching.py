@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 class Launch:
     """Where and how steps are run: the options of `moon run`."""
 
-    launcher: Literal["local", "slurm", "ray"] = "local"
+    launcher: Literal["local", "slurm", "ray", "none"] = "local"
     workers: int | None = None
     resources: tuple[str, ...] = ()
     retry: tuple[str, ...] = ()

@@ -61,7 +61,7 @@ def function_of(stage: str) -> str:
     return f"moon_jax.stages.{HOMES.get(stage, stage)}:{stage}"
 
 
-def _step(stage: str, config: object, *, files: dict[str, DataFile] | None = None, **needs: Step) -> Step:
+def _step(stage: str, config: object, files: dict[str, DataFile] | None = None, /, **needs: Step) -> Step:
     return Step(function_of(stage), VERSIONS[stage], config, files=files or {}, needs=needs)
 
 
@@ -75,7 +75,7 @@ def adopt(
     """Open weights to begin from: folders of a SigLIP model, of a Qwen3 model, or of both, which go by their digest."""
     given = {name: folder for name, folder in (("vision", vision), ("language", language)) if folder is not None}
     files = {name: DataFile(folder.resolve(), digest(folder)) for name, folder in given.items()}
-    return _step("adopt", AdoptConfig(encoder(recipe), seed), files=files)
+    return _step("adopt", AdoptConfig(encoder(recipe), seed), files)
 
 
 def prepare(dataset: Dataset, recipe: Recipe, processed: Step | None = None) -> Step:
@@ -97,7 +97,7 @@ def prepare(dataset: Dataset, recipe: Recipe, processed: Step | None = None) -> 
         return _step("prepare", config, process=processed, tokenizer=prepare(dataset, recipe))
     words = {} if recipe.adopted is None or "language" not in recipe.adopted.files else {"tokenizer": recipe.adopted}
     hard = ("hard_negatives",) if dataset.has("hard_negatives") else ()
-    return _step("prepare", config, files=_files(dataset, "items", "queries", "pairs", *hard), **words)
+    return _step("prepare", config, _files(dataset, "items", "queries", "pairs", *hard), **words)
 
 
 def process(dataset: Dataset, *transformations: Transformation, vectors: Step | None = None) -> Step:
@@ -107,14 +107,14 @@ def process(dataset: Dataset, *transformations: Transformation, vectors: Step | 
     )
     needs = {} if vectors is None else {"vectors": vectors}
     files = _files(dataset, "items", "queries", "pairs", *shown)
-    return _step("process", ProcessConfig(transformations), files=files, **needs)
+    return _step("process", ProcessConfig(transformations), files, **needs)
 
 
 def represent(dataset: Dataset, run: Step, searches: tuple[Form, ...], item: tuple[str, ...]) -> Step:
     """Items and training queries under the encoder of a post-training run, for transformations that read them."""
     needs = {"prepare": run.needs["prepare"], "posttrain": run}
     files = _files(dataset, "queries")
-    return _step("represent", RepresentConfig(searches, item), files=files, **needs)
+    return _step("represent", RepresentConfig(searches, item), files, **needs)
 
 
 def floors(dataset: Dataset, recipe: Recipe) -> Step:
@@ -159,13 +159,13 @@ def pretrain(dataset: Dataset, recipe: Recipe, *, tokens: int, seed: int, lr: fl
         **changes,
     )
     begin = {} if recipe.adopted is None else {"begin": recipe.adopted}
-    return _step("pretrain", config, files=_files(dataset, "items"), prepare=prepare(dataset, recipe), **begin)
+    return _step("pretrain", config, _files(dataset, "items"), prepare=prepare(dataset, recipe), **begin)
 
 
 def answers(dataset: Dataset, run: Step, **changes: Any) -> Step:
     """What a pretraining run says about products that it has not seen."""
     config = AnswersConfig(**changes)
-    return _step("answers", config, files=_files(dataset, "items"), prepare=run.needs["prepare"], pretrain=run)
+    return _step("answers", config, _files(dataset, "items"), prepare=run.needs["prepare"], pretrain=run)
 
 
 def posttrain(
@@ -265,7 +265,7 @@ def application(
             needs["embed"] = embedded
         else:
             names.append("embeddings")
-    return _step("application", config, files=_files(dataset, *names), **needs)
+    return _step("application", config, _files(dataset, *names), **needs)
 
 
 def retrieval(dataset: Dataset, embedded: Step | None, *, ann: bool) -> Step:
@@ -273,13 +273,13 @@ def retrieval(dataset: Dataset, embedded: Step | None, *, ann: bool) -> Step:
     names = ["items", "impressions", *(("events",) if dataset.has("events") else ())]
     needs = {} if embedded is None else {"embed": embedded}
     names += ["embeddings"] if embedded is None else []
-    return _step("retrieval", RetrievalConfig(ann=ann), files=_files(dataset, *names), **needs)
+    return _step("retrieval", RetrievalConfig(ann=ann), _files(dataset, *names), **needs)
 
 
 def relevance(dataset: Dataset, embedded: Step, form: Form) -> Step:
     """How an embed step's representations order the judged pairs of `relevance.parquet`."""
     needs = {"prepare": embedded.needs["prepare"], "posttrain": embedded.needs["posttrain"], "embed": embedded}
-    return _step("relevance", RelevanceConfig(form), files=_files(dataset, "queries", "relevance"), **needs)
+    return _step("relevance", RelevanceConfig(form), _files(dataset, "queries", "relevance"), **needs)
 
 
 def compare(run: Step, baseline: Step) -> Step:

@@ -92,7 +92,7 @@ def compilations() -> int:
 _compiled: list[int] = []
 
 
-def _count(event: str, seconds: float, **told: Any) -> None:
+def _count(event: str, duration_secs: float, **told: Any) -> None:
     _compiled[0] += event == "/jax/core/compile/backend_compile_duration"
 
 

@@ -38,8 +38,8 @@ class Place:
     def from_environment(cls, environment: Mapping[str, str] = os.environ) -> Self | None:
         """What SWEEPS_GANG=name:rank:size says, or a SLURM step of several tasks; None for a process alone."""
         if told := environment.get("SWEEPS_GANG"):
-            name, rank, size = told.split(":")
-            return cls(name, int(rank), int(size)) if int(size) > 1 else None
+            name, place, processes = told.split(":")
+            return cls(name, int(place), int(processes)) if int(processes) > 1 else None
         size = int(environment.get("SLURM_NTASKS", "1"))
         if size == 1 or "SLURM_PROCID" not in environment:
             return None

@@ -78,8 +78,8 @@ class RunCommand:
     out: Path = OUT
     workers: int | None = None
     """Worker processes; by default one a core (one in all where JAX sees an accelerator)."""
-    launcher: Literal["local", "slurm", "ray"] = "local"
-    """Where the workers run; anything else (Kubernetes, cron) can start `moon worker` on the same folder."""
+    launcher: Literal["local", "slurm", "ray", "none"] = "local"
+    """Where the workers run; "none" only writes the plan: anything that can start `moon worker` on the same folder runs it."""
     resources: tuple[str, ...] = ()
     """NAME=VALUE of one worker: as submitit names them (SLURM: partition, timeout_min, gpus_per_node, tasks_per_node, slurm_...),
     or as Ray does (num_cpus, num_gpus, your own; address of the cluster)."""
@@ -136,6 +136,9 @@ def run_questions(  # type: ignore[no-untyped-def]
     for name, cells in planned.items():
         ledger.write_plan(name, cells)
         running.save_about(out, name, dataset, preset)
+    if launch.launcher == "none":
+        say(f"planned in {out}; `moon worker --out {out}` runs it, `moon report QUESTION --out {out}` reads it")
+        return DONE
     tables = running.Tables(ledger, planned)
     with view() as on_tick, launch.curves(ledger, list(planned)) as beside:
         env = running.worker_environment() | running.engine_environment(engine)

@@ -4,6 +4,7 @@ An actor that dies is started anew by Ray, and so is its work; a step that it wa
 the actors to stop, each saving its step.
 """
 
+import logging
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -85,7 +86,7 @@ class _Crew:
                 ray.init(
                     address,
                     log_to_driver=False,
-                    logging_level="error",
+                    logging_level=logging.ERROR,
                     include_dashboard=False if not address else None,
                 )
         except (ConnectionError, ValueError, RuntimeError, ray.exceptions.RayError) as error:

@@ -49,6 +49,13 @@ def test_quick_train_step_or_one_clear_line_without_the_peer():
     assert "open_clip's time / its own" in done.stdout
 
 
+@pytest.mark.proof
+def test_quick_sweep_overhead():
+    done = script("sweep_overhead.py", "--quick")
+    assert done.returncode == 0, done.stderr
+    assert "a process for each / one worker" in done.stdout
+
+
 def test_quick_row_updates():
     done = script("row_updates.py", "--quick")
     assert done.returncode == 0, done.stderr
