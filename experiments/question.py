@@ -22,6 +22,7 @@ QUESTIONS = (
     "sequence_length",
     "exchange_rate",
     "funnel",
+    "next_gpu_hour",
     "ctr_model",
     "pixel_floor",
     "processing",
