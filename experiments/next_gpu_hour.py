@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import analysis
 from experiments import exchange_rate, negatives, sequence_length, training_tokens
 from experiments.question import QuestionError, Reading
-from experiments.reading import number, primary_search
+from experiments.reading import number, part_of, primary_search
 from experiments.recipes import measured_search, recipe_for
 from sweeps import Cell
 
@@ -95,7 +95,7 @@ def _setup(results: "pl.DataFrame", reading: Reading) -> Setup:
     """Laws and rate from the parts, the largest set-up of each axis as where we stand; QuestionError where a part is missing."""
     import polars as pl
 
-    tables = {part: _part(results, part) for part in PARTS}
+    tables = {part: part_of(results, part) for part in PARTS}
     if missing := [part for part, table in tables.items() if table.is_empty()]:
         raise QuestionError(f"next_gpu_hour: no cell of {', '.join(missing)} has finished yet")
     metric = f"{primary_search(tables['training_tokens'])}_recall@10"
@@ -136,16 +136,6 @@ def _setup(results: "pl.DataFrame", reading: Reading) -> Setup:
     )
     bounds = {name: (1.0, BEYOND * float(law.points.x.max())) for name, law in laws.items()}
     return Setup(laws, rate, cost, bounds)
-
-
-def _part(results: "pl.DataFrame", part: str) -> "pl.DataFrame":
-    """The rows of a part, with the columns that it has."""
-    import polars as pl
-
-    rows = results.filter((pl.col("part") == part) & (pl.col("status") == "done"))
-    return (
-        rows.select([name for name in rows.columns if rows[name].null_count() < rows.height]) if rows.height else rows
-    )
 
 
 def _worth(row: dict[str, Any]) -> str:

@@ -26,7 +26,8 @@ class System:
         causal: attention as in pretraining, or bidirectional. pool: "mean" or "last".
         stages: post-training's "both", "first" alone or "second" alone, at the same tokens in all.
         mixture: the first stage's forms: the paper's Table 2, or the measured search alone.
-        hard_negatives, queue, loss: of the second stage. matryoshka: nested widths in both.
+        hard_negatives, queue, loss: of the second stage. matryoshka: nested widths in both. processed: whether the second
+            stage's pairs go through processing; hard negatives come out of it.
     """
 
     backbone: str = "generative"
@@ -39,6 +40,11 @@ class System:
     queue: bool = True
     loss: str = "info_nce"
     matryoshka: bool = True
+    processed: bool = True
+
+    def __post_init__(self) -> None:
+        if self.hard_negatives and not self.processed:
+            raise ValueError("hard negatives come out of processing: a system without it has none")
 
 
 WHOLE = System()
@@ -68,7 +74,7 @@ def post_trained(
         begin = steps.posttrain(data, recipe, forms=mixture if system.mixture else (search,), begin=begin, **shared)
         if system.stages == "first":
             return begin
-    processed = steps.process(data, *second_stage(data, recipe))
+    processed = steps.process(data, *second_stage(data, recipe)) if system.processed else None
     negatives: dict[str, Any] = {"ema": MOMENTUM, "hard_negatives": HARD if system.hard_negatives else 0}
     if system.queue:
         negatives |= {"queue": recipe.batch * recipe.queues[0], "queue_from": "ema"}

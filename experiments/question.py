@@ -23,6 +23,7 @@ QUESTIONS = (
     "exchange_rate",
     "funnel",
     "next_gpu_hour",
+    "iterations",
     "ctr_model",
     "pixel_floor",
     "processing",

@@ -22,6 +22,16 @@ def measured(search: str) -> "tuple[tuple[str, Transform], ...]":
     return (f"{search}_recall@10", "error"), (f"{search}_hit@10", "error"), (f"{search}_entropy", "identity")
 
 
+def part_of(results: "pl.DataFrame", part: str) -> "pl.DataFrame":
+    """The finished rows of a part of a question, with the columns that they have."""
+    import polars as pl
+
+    rows = results.filter((pl.col("part") == part) & (pl.col("status") == "done"))
+    return (
+        rows.select([name for name in rows.columns if rows[name].null_count() < rows.height]) if rows.height else rows
+    )
+
+
 def number(value: Any) -> float:
     """A polars aggregate as a float; nan where there was nothing to aggregate."""
     return math.nan if value is None else float(value)

@@ -15,8 +15,8 @@ QuestionName = Positional[
         str,
         arg(
             metavar="QUESTION",
-            help="training_tokens, negatives, sequence_length, exchange_rate, funnel, ctr_model, pixel_floor, processing, "
-            "pretraining, ablations, embedding, size_ladder, published_laws, all, or a .py file",
+            help="training_tokens, negatives, sequence_length, exchange_rate, funnel, next_gpu_hour, iterations, ctr_model, "
+            "pixel_floor, processing, pretraining, ablations, embedding, size_ladder, published_laws, all, or a .py file",
         ),
     ]
 ]

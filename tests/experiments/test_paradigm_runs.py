@@ -54,6 +54,23 @@ def test_choices_of_the_ctr_model_stand_beside_the_plain_one(moon: Moon, home: P
     assert (home / "runs" / "ctr_model" / "figures" / "choices.png").stat().st_size > 1000
 
 
+def test_the_next_gpu_hour_is_weighed_from_the_questions_behind_it(
+    moon: Moon, home: Path, smoke_world: Dataset
+) -> None:
+    said, table = run(moon, home, "next_gpu_hour", smoke_world)
+    assert set(table["part"]) == {"training_tokens", "negatives", "sequence_length", "exchange_rate"}
+    assert "10 % more compute pays most in" in said
+    assert "10 times the compute is best spent so" in said
+    for name in ("marginal", "allocation"):
+        assert (home / "runs" / "next_gpu_hour" / "fits" / f"{name}.json").exists()
+
+
+def test_versions_are_foretold_or_not(moon: Moon, home: Path, smoke_world: Dataset) -> None:
+    said, table = run(moon, home, "iterations", smoke_world)
+    assert table.filter(pl.col("part") == "ladder")["version"].n_unique() == 5
+    assert "of 3 steps that change the encoder lie as foretold" in said
+
+
 def test_pretraining_is_asked_what_it_knows(moon: Moon, home: Path, smoke_world: Dataset) -> None:
     said, table = run(moon, home, "pretraining", smoke_world)
     assert re.search(r"Subject by photo: [\d.]+% right, .* over the commonest answer", said)
