@@ -59,7 +59,7 @@ def cells(preset: str, data: "Dataset") -> list[Cell]:
     data.path("impressions")
     out = [Cell({"part": RATE, **cell.coordinates}, cell.steps) for cell in exchange_rate.cells(preset, data)]
     recipe, mixture = told(recipe), paper_mixture(searched(data), rich=described(data))
-    seeds = SEEDS
+    seeds: tuple[int, ...] = SEEDS
     if preset == "smoke":
         mixture, seeds = mixture[:1], SEEDS[:2]
     for seed in seeds:
