@@ -32,7 +32,7 @@ QUESTIONS = (
     "embedding",
     "size_ladder",
 )
-ALL = QUESTIONS[:5]
+ALL = QUESTIONS[:6]
 
 
 class QuestionError(ValueError):

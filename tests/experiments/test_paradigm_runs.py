@@ -54,17 +54,6 @@ def test_choices_of_the_ctr_model_stand_beside_the_plain_one(moon: Moon, home: P
     assert (home / "runs" / "ctr_model" / "figures" / "choices.png").stat().st_size > 1000
 
 
-def test_the_next_gpu_hour_is_weighed_from_the_questions_behind_it(
-    moon: Moon, home: Path, smoke_world: Dataset
-) -> None:
-    said, table = run(moon, home, "next_gpu_hour", smoke_world)
-    assert set(table["part"]) == {"training_tokens", "negatives", "sequence_length", "exchange_rate"}
-    assert "10 % more compute pays most in" in said
-    assert "10 times the compute is best spent so" in said
-    for name in ("marginal", "allocation"):
-        assert (home / "runs" / "next_gpu_hour" / "fits" / f"{name}.json").exists()
-
-
 def test_versions_are_foretold_or_not(moon: Moon, home: Path, smoke_world: Dataset) -> None:
     said, table = run(moon, home, "iterations", smoke_world)
     assert table.filter(pl.col("part") == "ladder")["version"].n_unique() == 5

@@ -26,7 +26,9 @@ from moon_jax.inference import load
 from moon_jax.weights import load_encoder
 
 Moon = Callable[..., subprocess.CompletedProcess[str]]
-OF_TIME = re.compile("second|peak_memory|share|commit|versions|device")  # columns that may differ between two runs
+OF_TIME = re.compile(
+    "second|peak_memory|share|compilations|commit|versions|device"
+)  # columns that may differ between two runs
 
 
 def attempts(runs: Path) -> dict[str, float]:
@@ -433,6 +435,8 @@ def test_all_questions_are_answered_on_the_planted_world(everything: tuple[Path,
         assert f"{question}/report.html" in output
     assert list((runs / "training_tokens" / "fits").glob("*power_floor.json"))
     assert (runs / "exchange_rate" / "fits" / "rate.json").is_file()
+    assert {path.stem for path in (runs / "next_gpu_hour" / "fits").iterdir()} == {"marginal", "allocation"}
+    assert "10 % more compute pays most in" in output
     floors = pl.read_parquet(runs / "training_tokens" / "results.parquet")
     assert {"chance_image_hit@10", "pixel_image_hit@10", "pixel_colour_image_hit@10"} <= set(floors.columns)
     before = attempts(runs)

@@ -32,6 +32,7 @@ OF_TIME = (
     "data_wait_share",
     "posttrain_tokens_per_second",
     "posttrain_compile_seconds",
+    "posttrain_compilations",
     "posttrain_share_of_matmul_peak",
 )
 

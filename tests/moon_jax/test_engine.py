@@ -29,3 +29,24 @@ def test_an_engine_is_read_as_it_is_written() -> None:
     text = ", ".join(f"{name}={value}" for name, value in dataclasses.asdict(given).items())
     assert Engine.parse(text) == given
     assert Engine.parse("") == Engine()
+
+
+@pytest.mark.parametrize(
+    ("chunk", "often", "devices", "expected"),
+    [
+        (0, 0, 1, 0),
+        (0, 1, 1, 32),
+        (0, 2, 1, 16),
+        (16, 1, 1, 8),
+        (48, 1, 1, 16),
+        (0, 3, 8, 8),
+        (0, 6, 8, 0),
+        (0, 9, 1, 0),
+    ],
+)
+def test_out_of_memory_before_the_chunk_is_smaller(
+    monkeypatch: pytest.MonkeyPatch, chunk: int, often: int, devices: int, expected: int
+) -> None:
+    """Halved each time, a divisor of the batch of 64 that the devices share; as it was where it cannot be smaller."""
+    monkeypatch.setenv("SWEEPS_SHRINK", str(often))
+    assert Engine(chunk=chunk).within_memory(64, devices).chunk == expected

@@ -85,3 +85,15 @@ def test_an_accelerators_share_is_of_all_devices(monkeypatch: pytest.MonkeyPatch
     told = counter.summary("stage", Trained(None, totals, {}, 2.0, 0.0))
     assert told["stage_peak"] == "published"
     assert told["stage_share_of_matmul_peak"] == pytest.approx(totals["flops"] / 2 / 2e12)
+
+
+def test_a_shape_that_another_cell_had_is_compiled_no_more() -> None:
+    update = jax.jit(lambda state, batch: product(state, batch))
+    batch, told = {"x": jnp.ones((8, 24))}, []
+    for _ in range(2):
+        meter = Meter(update)
+        meter(jnp.ones((4, 8)), batch)
+        summary = meter.summary("cell", Trained(None, {"flops": 1.0}, {}, 1.0, 0.0))
+        told.append(summary["cell_compilations"])
+    assert told[0] >= 1
+    assert told[1] == 0
