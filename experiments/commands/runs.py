@@ -77,7 +77,7 @@ class RunCommand:
     """A contract directory (see `moon data`); without it a planted world is made once and cached."""
     out: Path = OUT
     workers: int | None = None
-    """Worker processes; by default one a core (one in all where JAX sees an accelerator)."""
+    """Worker processes; by default one a core, or one in all on accelerators: several there share the NVIDIA devices evenly."""
     launcher: Literal["local", "slurm", "ray", "none"] = "local"
     """Where the workers run; "none" only writes the plan: anything that can start `moon worker` on the same folder runs it."""
     resources: tuple[str, ...] = ()

@@ -1,4 +1,4 @@
-"""The local launcher: worker processes on this machine, each on its own cores, watched until nothing is left to do."""
+"""The local launcher: worker processes on this machine, each on its own cores and devices, watched until all is done."""
 
 import contextlib
 import os
@@ -12,7 +12,7 @@ from types import FrameType
 
 from sweeps import attempts, leases
 from sweeps.errors import Preempted, SweepError
-from sweeps.launchers.cores import shares, thread_limits
+from sweeps.launchers.cores import device_share, nvidia_devices, shares, thread_limits
 from sweeps.launchers.programs import program, same_modules
 from sweeps.ledger import Ledger
 from sweeps.outcomes import STOPPED, Rules
@@ -71,6 +71,8 @@ class _Crew:
         self._logs = ledger.root / "workers"
         self._logs.mkdir(exist_ok=True)
         self._cores = shares(workers)
+        devices = nvidia_devices()
+        self._devices = [device_share(place, workers, devices) for place in range(workers)]
         self._command = [*command, "--parent", str(os.getpid())]
         self._stillborn = 0.0
         self._processes: dict[int, subprocess.Popen[bytes]] = {}
@@ -109,7 +111,7 @@ class _Crew:
 
     def _start(self, place: int) -> None:
         cores = self._cores[place]
-        env = {**os.environ, **same_modules(), **thread_limits(len(cores)), **self._env}
+        env = {**os.environ, **same_modules(), **thread_limits(len(cores)), **self._devices[place], **self._env}
         command = [*self._command, "--cores", ",".join(map(str, cores))]
         with self._log(place).open("wb") as log:
             self._processes[place] = subprocess.Popen(

@@ -5,7 +5,6 @@ the actors to stop, each saving its step.
 """
 
 import logging
-import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -56,9 +55,6 @@ class Worker:
 
     def __init__(self) -> None:
         self._asked = False
-
-    def process(self) -> int:
-        return os.getpid()
 
     def stop(self) -> None:
         self._asked = True

@@ -15,7 +15,7 @@ import pytest
 from rich.console import Console
 
 from sweeps import Cell, Ledger, Snapshot, Step, SweepError, run_local
-from sweeps.launchers.cores import shares, usable_cores
+from sweeps.launchers.cores import device_share, nvidia_devices, shares, usable_cores
 from sweeps.progress import duration, status_table, view
 from sweeps.snapshots import Failed, Finished, Running
 
@@ -224,6 +224,29 @@ def test_workers_share_all_cores(workers: int) -> None:
     assert all(given)
     if workers <= len(usable_cores()):
         assert sorted(core for share in given for core in share) == usable_cores()
+
+
+@pytest.mark.parametrize(
+    ("workers", "devices", "expected"),
+    [
+        (1, ["0", "1"], [None]),
+        (2, ["0", "1"], ["0", "1"]),
+        (2, ["4", "5", "6", "7"], ["4,5", "6,7"]),
+        (3, ["0"], [None] * 3),
+    ],
+)
+def test_workers_share_devices_where_there_is_one_for_each(
+    workers: int, devices: list[str], expected: list[str | None]
+) -> None:
+    given = [device_share(place, workers, devices).get("CUDA_VISIBLE_DEVICES") for place in range(workers)]
+    assert given == expected
+
+
+def test_devices_are_those_that_may_be_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2,5")
+    assert nvidia_devices() == ["2", "5"]
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    assert nvidia_devices() == []
 
 
 def snapshots() -> list[Snapshot]:
