@@ -7,23 +7,36 @@ no proxy's slope has an interval above 0, or if none is best with P >= .9.
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import replace
+from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
 import analysis
-from analysis.figures import exchange_figure
+from analysis.axes import frame
+from analysis.constancy import VARIES
+from analysis.figures import GREY, SERIES, exchange_figure, new_figure
 from experiments import steps
 from experiments.question import QuestionError, Reading
 from experiments.reading import SEARCHES
 from experiments.recipes import mixture_of, recipe_for, searches_of
 from moon_jax.data.forms import Form
-from sweeps import Cell
+from sweeps import Cell, Step
 
 if TYPE_CHECKING:
     import polars as pl
+    from matplotlib.figure import Figure
 
     from moon_jax.data.contract import Dataset
 
+# Of each search; entropy and alignment fall where recall rises.
+PROXIES = ("recall@1", "recall@10", "recall@100", "entropy", "alignment")
+STAGES = {
+    "retrieval_recall@100": "Retrieval by history, recall@100",
+    "relevance_ndcg@10": "Relevance, NDCG@10",
+    "gauc": "Ranking, GAUC",
+}
+LEAST_VERSIONS = 5
 KINDS = {"images only": ("image",), "text only": ("text",), "both": ("image", "text")}
 
 
@@ -42,7 +55,17 @@ def cells(preset: str, data: "Dataset") -> list[Cell]:
                 embedded = steps.embed(data, recipe, run, measured, modalities)
                 ctr = steps.application(data, recipe, length=recipe.ctr_length, seed=seed, embedded=embedded)
                 coordinates = {"kind": kind, "budget": budget, "seed": seed, "version": f"{kind} @ {budget:,}"}
-                out.append(Cell(coordinates, {"posttrain": run, "embed": embedded, "application": ctr}))
+                named = {"posttrain": run, "embed": embedded, **before_ranking(data, embedded, modalities)}
+                out.append(Cell(coordinates, {**named, "application": ctr}))
+    return out
+
+
+def before_ranking(data: "Dataset", embedded: "Step", modalities: tuple[str, ...]) -> "dict[str, Step]":
+    """The stages of the funnel before ranking: retrieval by history, and relevance where pairs with texts are judged."""
+    out = {"retrieval": steps.retrieval(data, embedded, ann=find_spec("usearch") is not None)}
+    text = [form for form in searches_of(data) if form.search == "text"]
+    if data.has("relevance") and text and "text" in modalities:
+        out["relevance"] = steps.relevance(data, embedded, text[0])
     return out
 
 
@@ -63,36 +86,111 @@ def _gallery(form: Form, modalities: tuple[str, ...]) -> Form:
 
 
 def read(results: "pl.DataFrame") -> Reading:
-    """Proxies ranked; the rate of the first with its interval, its constancy, the smallest slope that could be seen."""
+    """Searches' recall@10 ranked, the rate of the first and its constancy; every proxy; every stage of the funnel."""
     proxies = [f"{search}_recall@10" for search in SEARCHES if f"{search}_recall@10" in results.columns]
     rate = analysis.exchange_rate(results, of=proxies, into="gauc", cluster="version")
-    ranking = rate.ranking
-    first = ranking.rows[0]
+    first = rate.ranking.rows[0]
     named = (
         "ranks first" if first["p_best"] >= 0.9 else "ranks first, but not surely (P(best) < .9: no winner is named)"
     )
+    varies = "it varies over the range" if rate.constant_p_value < VARIES else "no sign that it varies over the range"
     reading = Reading(
         answer=[
-            f"{first['proxy']} {named}: P(best) = {first['p_best']:.2f} of {len(proxies)} proxies over {rate.n} versions.",
+            f"{first['proxy']} {named}: P(best) = {first['p_best']:.2f} of {len(proxies)} searches over {rate.n} versions.",
             f"Its exchange rate: {rate.slope:+.4f} GAUC per unit of recall [{rate.interval[0]:+.4f}, "
             f"{rate.interval[1]:+.4f}], so +0.01 recall is worth {rate.slope / 100:+.5f} GAUC"
             + (f"; elasticity {rate.elasticity:.3f}." if math.isfinite(rate.elasticity) else "."),
-            f"Smallest slope that could have been seen: {rate.smallest_detectable:.4f}. Constant over the range: "
-            f"p = {rate.constant_p_value:.3f}.",
+            f"Smallest slope that could have been seen: {rate.smallest_detectable:.4f}. Is it constant? {varies} "
+            f"(p = {rate.constant_p_value:.3f}).",
         ],
         weak=list(rate.warnings),
     )
     reading.fits["rate"] = rate
     kinds = dict(zip(results["version"].to_list(), results["kind"].to_list(), strict=True))
     reading.figures["exchange"] = exchange_figure(rate, title="Exchange rate into GAUC", groups=kinds)
-    shown = [
-        "version",
-        "seed",
-        *proxies,
-        *(p.replace("recall@10", "entropy") for p in proxies),
-        "gauc",
-        "auc",
-        "log_loss",
-    ]
+    every = [name for name in candidates(results) if measured_everywhere(results, name)]
+    if len(every) > len(proxies):
+        ranking = analysis.rank_proxies(results, of=every, into="gauc", cluster="version")
+        best = min(ranking.rows, key=lambda row: row["loo_error"])
+        ours = next(row["loo_error"] for row in ranking.rows if row["proxy"] == rate.of)
+        alone = mean_alone(ranking.points[0].y)
+        reading.answer.append(
+            f"Of all {len(every)} proxies {best['proxy']} foretells a version's GAUC best from the others, with an error of "
+            f"{best['loo_error']:.4f}; {rate.of} {ours:.4f}, their mean without a proxy {alone:.4f}."
+        )
+        reading.tables["every proxy"] = ranking.table()
+        reading.figures["proxies"] = proxies_figure(ranking, alone)
+    if (stages := stages_table(results, proxies)).height > 1:
+        reading.tables["into each stage of the funnel"] = stages
+        reading.answer += [
+            f"{row['stage']}: {row['proxy']} ranks first of the searches (P(best) = {row['p_best']:.2f}), {row['slope']:+.3f} "
+            f"per unit of recall [{row['low']:+.3f}, {row['high']:+.3f}] over {row['versions']} versions."
+            for row in stages.iter_rows(named=True)
+            if row["into"] != "gauc"
+        ]
+    shown = ["version", "seed", *every, *STAGES, "auc", "log_loss"]
     reading.tables["versions"] = results.select([c for c in shown if c in results.columns]).sort("version", "seed")
     return reading
+
+
+def candidates(results: "pl.DataFrame") -> list[str]:
+    """Every intermediate metric that the results may hold: of each search, and of the vectors themselves."""
+    of_searches = [f"{search}_{metric}" for search in SEARCHES for metric in PROXIES]
+    return [name for name in (*of_searches, "uniformity", "category_knn@10") if name in results.columns]
+
+
+def measured_everywhere(results: "pl.DataFrame", name: str) -> bool:
+    """Whether all rows have the metric, and versions differ in it."""
+    import polars as pl
+
+    means = results.group_by("version").agg(pl.col(name).mean())[name]
+    return not results[name].null_count() and means.n_unique() > 2
+
+
+def mean_alone(values: "Sequence[float]") -> float:
+    """Root mean square error of foretelling each value by the mean of the others."""
+    n = len(values)
+    middle = sum(values) / n
+    return math.sqrt(sum((value - middle) ** 2 for value in values) / n) * n / (n - 1)
+
+
+def stages_table(results: "pl.DataFrame", proxies: list[str]) -> "pl.DataFrame":
+    """One row a stage of the funnel: the search that ranks first into its metric, and its rate."""
+    import polars as pl
+
+    rows = []
+    for into, stage in STAGES.items():
+        part = results.drop_nulls(into) if into in results.columns else results.clear()
+        kept = [proxy for proxy in proxies if part.height and measured_everywhere(part, proxy)]
+        if part["version"].n_unique() < LEAST_VERSIONS or not kept:
+            continue
+        rate = analysis.exchange_rate(part, of=kept, into=into, cluster="version")
+        first = rate.ranking.rows[0]
+        rows.append({
+            "stage": stage, "into": into, "versions": rate.n, "proxy": rate.of, "p_best": first["p_best"], "slope": rate.slope,
+            "low": rate.interval[0], "high": rate.interval[1], "constant p": rate.constant_p_value,
+        })  # fmt: skip
+    return pl.DataFrame(rows)
+
+
+def proxies_figure(ranking: "analysis.Ranking", alone: float) -> "Figure":
+    """How well each proxy foretells a version's GAUC from the other versions; the line: their mean, without any proxy."""
+    rows = sorted(ranking.rows, key=lambda row: -row["loo_error"])
+    figure = new_figure(height=1.3 + 0.24 * len(rows))
+    ax = figure.add_subplot()
+    families = [
+        row["proxy"].partition("_")[0] if row["proxy"].partition("_")[0] in SEARCHES else "vectors" for row in rows
+    ]
+    shown = dict.fromkeys(reversed(families))
+    for k, family in enumerate(shown):
+        at = [place for place, mine in enumerate(families) if mine == family]
+        name = "the vectors alone" if family == "vectors" else f"{family} search"
+        ax.plot([rows[i]["loo_error"] for i in at], at, ls="", marker="os^Dv"[k], color=SERIES[k], ms=6, label=name)
+    ax.axvline(alone, color=GREY, lw=1.2)
+    ax.annotate("no proxy", (alone, 0), xytext=(-4, -2), textcoords="offset points", ha="right", color=GREY, fontsize=8)
+    ax.set_yticks(range(len(rows)), [row["proxy"] for row in rows], fontsize=8)
+    frame(ax, f"error of {ranking.into} foretold from the other versions (lower is better)", "")
+    ax.set_xlim(left=0)
+    ax.legend(frameon=False, fontsize=8, loc="lower left")
+    ax.set_title("Which offline metric foretells a version?", loc="left", fontsize=11)
+    return figure

@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any
 from analysis.axes import frame
 from analysis.figures import BLUE, GREY, new_figure
 from experiments import steps
-from experiments.exchange_rate import KINDS, measured_with, versions_of
+from experiments.exchange_rate import KINDS, before_ranking, measured_with, versions_of
 from experiments.question import QuestionError, Reading
 from experiments.reading import number, paired_interval, primary_search
-from experiments.recipes import recipe_for, searches_of
+from experiments.recipes import recipe_for
 from sweeps import Cell
 
 if TYPE_CHECKING:
@@ -58,11 +58,7 @@ def cells(preset: str, data: "Dataset") -> list[Cell]:
             run = steps.posttrain(data, recipe, forms=forms, tokens=budget, seed=seed)
             embedded = steps.embed(data, recipe, run, measured_with(data, modalities), modalities)
             ranked = steps.application(data, recipe, length=recipe.ctr_length, seed=seed, embedded=embedded)
-            named = {"posttrain": run, "embed": embedded, "retrieval": steps.retrieval(data, embedded, ann=ann)}
-            if data.has("relevance"):
-                text = [form for form in searches_of(data) if form.search == "text"]
-                if text and "text" in modalities:
-                    named["relevance"] = steps.relevance(data, embedded, text[0])
+            named = {"posttrain": run, "embed": embedded, **before_ranking(data, embedded, modalities)}
             named |= {"application": ranked, "compare": steps.compare(ranked, ids)}
             out.append(Cell({"kind": kind, "budget": budget, "seed": seed, "run": run.name}, named))
     return out

@@ -35,7 +35,7 @@ VERSIONS = {
     "answers": 1,
     "posttrain": 3,
     "trunk": 2,
-    "embed": 5,
+    "embed": 6,
     "application": 6,
     "compare": 2,
     "retrieval": 1,
@@ -228,7 +228,7 @@ def embed(
 ) -> Step:
     """Vectors and search metrics of a run, over the arrays that it was trained on; of nested `dims`, too."""
     config = EmbedConfig(searches, item, dims=dims, queries=asks(dataset))
-    return _step("embed", config, prepare=run.needs["prepare"], posttrain=run)
+    return _step("embed", config, _files(dataset, "items"), prepare=run.needs["prepare"], posttrain=run)
 
 
 def asks(dataset: Dataset) -> bool:

@@ -188,7 +188,7 @@ class ProcessCommand:
 class SimulateCommand:
     """Simulate behaviour over a real catalogue (labelled simulated everywhere): events, impressions, known clicks.
 
-    Examples: moon data simulate data/fashion data/fashion-behaviour --by colour articleType
+    Examples: moon data simulate data/fashion data/fashion-behaviour --by colour articleType --text-searches
               moon data simulate data/fashion data/feed --by colour --page 10 --position-bias 0.7 --query-events 0.2
     """
 
@@ -205,6 +205,8 @@ class SimulateCommand:
     """Share of users with hardly any past."""
     query_events: float = 0.0
     """Share of a user's events that are searches, of the catalogue's own queries."""
+    text_searches: bool = False
+    """For each image search add one by some words of the product's title, so that questions have a text search to measure."""
     seed: int = 0
 
     def __call__(self) -> int:
@@ -218,7 +220,10 @@ class SimulateCommand:
             query_events=self.query_events,
             seed=self.seed,
         )
-        return told(simulate_behaviour(self.catalogue, self.folder, by=self.by, config=config))
+        made = simulate_behaviour(
+            self.catalogue, self.folder, by=self.by, config=config, text_searches=self.text_searches
+        )
+        return told(made)
 
 
 @dataclass

@@ -11,16 +11,27 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from moon_jax.data.contract import DataError
+from moon_jax.data.contract import DataError, read_table
 from moon_jax.data.forms import SEARCHES, Form
+from moon_jax.data.histories import rows_among
 from moon_jax.data.loading import Prepared, words_of
-from moon_jax.metrics import contrastive_entropy, hit_rate_at_k, recall_at_k, top_k
+from moon_jax.data.tables import read_schema
+from moon_jax.metrics import (
+    alignment,
+    contrastive_entropy,
+    hit_rate_at_k,
+    neighbour_accuracy,
+    recall_at_k,
+    top_k,
+    uniformity,
+)
 from moon_jax.weights import load_encoder
 
 Array = np.ndarray
 KS = (1, 10, 100)
 SHARES = "image_shares.npz"
 CANDIDATES = 256
+SAMPLED, NEIGHBOURS = 2000, 10  # items whose spread and whose neighbours are looked at
 
 
 @dataclass(frozen=True)
@@ -30,7 +41,7 @@ class EmbedConfig:
     Attributes:
         searches: one form per search kind; its item side says what gallery items show.
         item: modalities of the representation that the application stage gets.
-        seed: of the fixed candidates of the contrastive entropy.
+        seed: of the fixed candidates of the contrastive entropy, and of the items whose geometry is measured.
         dims: widths of beginnings of the vectors (Matryoshka) that are measured, too.
         queries: keep vectors of all queries, too, for behaviour that has queries.
     """
@@ -54,10 +65,11 @@ def embed(
     (bool, which test queries of image search found a relevant item in the top 10), `image_shares.npz` (per name of a
     metric float32 Q, what each test query of image search scores), on request `queries.npy` (float16 Q x D), and search metrics.
 
-    Metrics, for each search s: `s_recall@K`, `s_hit@K`, `s_entropy` and `s_queries` (how many) on the test split,
+    Metrics, for each search s: `s_recall@K`, `s_hit@K`, `s_entropy`, `s_alignment` and `s_queries` (how many) on the test split,
     `valid_s_recall@10`, `valid_s_entropy` and `valid_s_queries`; `gallery` is the number of items searched. Image search
     is read a second time, `_no_twins`, without the queries whose photo has a near-identical twin in the gallery.
-    `s_recall@K_dN` and `s_hit@10_dN` are those of the first N dimensions, for each N of `dims`.
+    `s_recall@K_dN` and `s_hit@10_dN` are those of the first N dimensions, for each N of `dims`. Of the items' own vectors:
+    `uniformity`, and with `items.parquet` among the files `category_knn@10`, whether the 10 nearest items tell the leaf category.
     """
     prepared = Prepared(inputs["prepare"])
     encoder_config, graph, params, temperature = load_encoder(inputs["posttrain"])
@@ -87,10 +99,44 @@ def embed(
         measured = valid.measure(encode(*valid.shown(prepared, form)), items_NxD, temperature, config.seed)
         kept = ("recall@10", "entropy", "queries")
         metrics |= {f"valid_{form.search}_{name}": measured[name] for name in kept if name in measured}
-    np.save(folder / "items.npy", gallery(config.item).astype(np.float16))
+    items_NxD = gallery(config.item)
+    metrics |= geometry(items_NxD, categories_of(files.get("items"), prepared), config.seed)
+    np.save(folder / "items.npy", items_NxD.astype(np.float16))
     if config.queries:
         np.save(folder / "queries.npy", all_queries(prepared, config.searches, encode).astype(np.float16))
     return metrics
+
+
+def geometry(items_NxD: Array, category_N: Array | None, seed: int) -> dict[str, float]:
+    """`uniformity` of some items drawn by the seed, `category_knn@10` of some that have a category among all that have one."""
+    rng = np.random.default_rng(seed)
+    drawn = rng.permutation(len(items_NxD))[:SAMPLED]
+    out = {"uniformity": uniformity(unit(items_NxD[drawn]))}
+    known = np.flatnonzero(category_N >= 0) if category_N is not None else np.empty(0, int)
+    if known.size > NEIGHBOURS:
+        asked = rng.permutation(known.size)[:SAMPLED]
+        vectors, category = items_NxD[known], category_N[known]  # type: ignore[index]
+        nearest = top_k(vectors[asked], vectors, NEIGHBOURS, exclude_Q=asked)
+        out[f"category_knn@{NEIGHBOURS}"] = neighbour_accuracy(category[nearest], category[asked])
+    return out
+
+
+def categories_of(path: Path | None, prepared: Prepared) -> Array | None:
+    """int64 N, the leaf category of each prepared item, -1 where it has none; None where there are no categories."""
+    if path is None:
+        return None
+    import polars as pl
+
+    if "category" not in read_schema(path):
+        return None
+    table = read_table(path, ["item_id", "category"])
+    leaf = table["category"].list.last()
+    known = leaf.drop_nulls().unique().sort()
+    if known.is_empty():
+        return None
+    codes = leaf.replace_strict(known, range(known.len()), default=-1, return_dtype=pl.Int64).to_numpy()
+    rows, there = rows_among(table["item_id"].to_numpy(), np.asarray(prepared.item_ids))
+    return np.where(there, codes[rows], -1)
 
 
 def all_queries(
@@ -136,15 +182,16 @@ class Search:
         return pixels, prepared.query_words(form.search, self.queries_Q, words) if words else None
 
     def measure(self, queries_QxD: Array, gallery_NxD: Array, temperature: float | None, seed: int) -> dict[str, Any]:
-        """recall@K and hit@K for the KS, and with a temperature the contrastive entropy over fixed candidates."""
+        """recall@K and hit@K for the KS, alignment, and with a temperature the contrastive entropy over fixed candidates."""
         deepest = min(max(KS), gallery_NxD.shape[0] - 1)
         top = top_k(queries_QxD, gallery_NxD, deepest, exclude_Q=self.own_Q)
         metrics: dict[str, Any] = {"queries": len(self.queries_Q)}
         for k in (k for k in KS if k <= deepest):
             metrics[f"recall@{k}"] = recall_at_k(top, self.relevant, k)
             metrics[f"hit@{k}"] = hit_rate_at_k(top, self.relevant, k)
+        positive_Q = np.array([rows[0] for rows in self.relevant])
+        metrics["alignment"] = alignment(queries_QxD, gallery_NxD[positive_Q])
         if temperature is not None:
-            positive_Q = np.array([rows[0] for rows in self.relevant])
             candidates = self.candidates(gallery_NxD.shape[0], seed)
             metrics["entropy"] = contrastive_entropy(queries_QxD, gallery_NxD, positive_Q, candidates, temperature)
         return metrics

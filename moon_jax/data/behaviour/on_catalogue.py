@@ -8,6 +8,7 @@ import numpy as np
 
 from moon_jax.data.behaviour.config import BehaviourConfig
 from moon_jax.data.behaviour.simulation import Searchable, Simulation
+from moon_jax.data.behaviour.title_searches import FORM, title_searches
 from moon_jax.data.contract import DataError, Dataset, open_dataset, refuse_existing
 from moon_jax.data.tables import read_schema, shards
 from moon_jax.data.writing import DatasetWriter
@@ -23,6 +24,7 @@ def simulate_behaviour(
     by: tuple[str, ...] = ("colour", "category"),
     styles: int = 48,
     config: BehaviourConfig | None = None,
+    text_searches: bool = False,
 ) -> Dataset:
     """Behaviour over the catalogue in `folder`, written with it to the contract directory `target`.
 
@@ -30,6 +32,7 @@ def simulate_behaviour(
     leaf) or a level's name in the dataset's facts ("articleType"); the `styles - 1` most frequent combinations stand,
     all else is one style. Where items have `available_from`, nothing happens to them before; the log begins when every
     style has an item. Searches (`config.query_events`) are the catalogue's own queries, for what their first pair tells.
+    With `text_searches` there are searches by words of titles besides (`title_searches`); queries and pairs are labelled, then.
     Raises DataError where no item has such a value, or where there is nothing to search with.
     """
     import polars as pl
@@ -50,8 +53,11 @@ def simulate_behaviour(
         available_I=items["available_from"].fill_null(0).to_numpy() if arrives else None,
         searches=_searches(dataset, items["item_id"], style_I),
     )
-    simulated = ("events", "impressions", "truth")
+    simulated: tuple[str, ...] = ("events", "impressions", "truth")
     kept = [file for file in dataset.rows if file not in simulated]
+    typed = title_searches(dataset, (config or BehaviourConfig()).seed) if text_searches else ()
+    if typed:
+        simulated = (*simulated, "queries", "pairs")
     with DatasetWriter(
         target,
         name=f"{dataset.name} with simulated behaviour",
@@ -59,11 +65,13 @@ def simulate_behaviour(
         licence=dataset.licence,
         split_rule=f"{dataset.split_rule}; simulated impressions: by user",
         simulated={**{file: dataset.simulated[file] for file in kept}, **dict.fromkeys(simulated, True)},
-        forms=dataset.forms,
+        forms={**dataset.forms, "text": FORM} if typed else dataset.forms,
     ) as writer:
         for file in kept:
             for shard in shards(dataset.path(file)):
                 writer.add(file, pl.scan_parquet(shard, glob=False))
+        for file, table in zip(("queries", "pairs"), typed, strict=False):
+            writer.add(file, pl.concat([pl.DataFrame(schema=read_schema(dataset.path(file))), table], how="diagonal"))
         for block in simulation.blocks():
             for file, table in block.items():
                 writer.add(file, table)
