@@ -39,6 +39,7 @@ class Recipe:
             the first search shows a photo on both sides.
         augment_items: augment the photos of items, too, not only those of queries.
         sizes: rungs of the ladder question, smallest first, and the tokens of its runs.
+        compute_sizes, compute: of the compute questions: encoders (width x blocks), and FLOPs of a run, smallest first.
         pretrain_tokens: budgets of pretraining; others take the largest. questions: whether texts are tokenised for
             questions about products, which pretraining needs.
         rich_length: tokens of an item's rich text (category and attributes); 0 where a question shows none.
@@ -79,6 +80,8 @@ class Recipe:
     hard: tuple[int, ...] = (1, 4)
     sizes: tuple[str, ...] = ("nano", "micro", "tiny")
     ladder_tokens: int = 60_000
+    compute_sizes: tuple[str, ...] = ("32x1", "32x2", "64x2", "96x2", "128x2")
+    compute: tuple[float, ...] = (1e11, 2e11, 4e11, 8e11)
     pretrain_tokens: tuple[int, ...] = (60_000, 240_000, 960_000)
     questions: bool = False
     rich_length: int = 0
