@@ -6,7 +6,7 @@ ROOM := analysis benchmarks experiments moon_jax sweeps tests
 .PHONY: demo test proof evidence lint types fast clean
 
 demo: .venv/app
-	$(BIN)/moon run all --preset demo --out runs
+	$(BIN)/moon run core --preset demo --out runs
 
 test: lint types fast
 

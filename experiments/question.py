@@ -23,16 +23,18 @@ QUESTIONS = (
     "exchange_rate",
     "funnel",
     "next_gpu_hour",
+    "model_size",
+    "compute_optimal",
+    "ablations",
     "iterations",
     "ctr_model",
     "pixel_floor",
     "processing",
     "pretraining",
-    "ablations",
     "embedding",
     "size_ladder",
 )
-ALL = QUESTIONS[:6]
+GROUPS = {"core": QUESTIONS[:6], "all": QUESTIONS[:10]}
 
 
 class QuestionError(ValueError):

@@ -80,8 +80,8 @@ class Recipe:
     hard: tuple[int, ...] = (1, 4)
     sizes: tuple[str, ...] = ("nano", "micro", "tiny")
     ladder_tokens: int = 60_000
-    compute_sizes: tuple[str, ...] = ("32x1", "32x2", "64x2", "96x2", "128x2")
-    compute: tuple[float, ...] = (1e11, 2e11, 4e11, 8e11)
+    compute_sizes: tuple[str, ...] = ("16x1", "32x1", "48x1", "64x2", "96x2")
+    compute: tuple[float, ...] = (5e10, 1e11, 2e11, 4e11)
     pretrain_tokens: tuple[int, ...] = (60_000, 240_000, 960_000)
     questions: bool = False
     rich_length: int = 0
@@ -124,6 +124,7 @@ _PHOTOS = replace(
     ablation_tokens=600_000,
     pretrain_tokens=(300_000, 1_000_000, 3_000_000),
     ladder_tokens=250_000,
+    compute=(1.5e11, 3e11, 6e11, 1.2e12),
     examples=80_000,
     lengths=(1, 4, 16, 64, 256),
     version_budgets=(30_000, 100_000, 300_000, 900_000),
@@ -142,6 +143,8 @@ _SMOKE = {
     "pretrain_tokens": (3_000, 6_000),
     "sizes": ("nano", "micro"),
     "ladder_tokens": 1_500,
+    "compute_sizes": ("16x1", "32x1", "64x2"),
+    "compute": (1e9, 2e9, 4e9),
     "queues": (2,),
     "hard": (1,),
     "lengths": (1, 4, 16),
@@ -165,6 +168,8 @@ _GPU = {
     "pretrain_tokens": (3_000_000, 30_000_000),
     "sizes": ("nano", "micro", "tiny", "small", "base"),
     "ladder_tokens": 10_000_000,
+    "compute_sizes": ("64x2", "128x2", "192x3", "256x4", "384x6"),
+    "compute": (1e14, 3e14, 1e15, 3e15, 1e16),
     "queues": (8, 32, 128),
     "hard": (1, 4, 16),
     "examples": 400_000,
@@ -181,6 +186,8 @@ _PAPER = {
     "pretrain_tokens": (10**9, 10**10),
     "sizes": ("nano", "micro", "tiny", "small", "base", "large", "1b"),
     "ladder_tokens": 10**9,
+    "compute_sizes": ("128x2", "256x4", "384x6", "768x12", "1024x16"),
+    "compute": (1e16, 1e17, 1e18, 1e19),
     "lengths": (16, 64, 256, 1024, 4096),
     "examples": 100_000_000,
     "version_budgets": (10**8, 10**9, 10**10, 10**11),

@@ -9,7 +9,7 @@ from inspect import signature
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from experiments.question import ALL, Question, QuestionError, Reading, load_question
+from experiments.question import GROUPS, Question, QuestionError, Reading, load_question
 from experiments.recipes import PRESETS
 
 if TYPE_CHECKING:
@@ -82,8 +82,8 @@ def require_sound_once(dataset: "Dataset", out: Path) -> None:
 
 
 def questions_for(name: str) -> list[Question]:
-    """One question, or all."""
-    return [load_question(each) for each in (ALL if name == "all" else (name,))]
+    """One question, or those of a group: "core" (what `make demo` runs), "all"."""
+    return [load_question(each) for each in GROUPS.get(name, (name,))]
 
 
 def cells_of(

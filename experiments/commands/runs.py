@@ -15,8 +15,9 @@ QuestionName = Positional[
         str,
         arg(
             metavar="QUESTION",
-            help="training_tokens, negatives, sequence_length, exchange_rate, funnel, next_gpu_hour, iterations, ctr_model, "
-            "pixel_floor, processing, pretraining, ablations, embedding, size_ladder, published_laws, all, or a .py file",
+            help="training_tokens, negatives, sequence_length, exchange_rate, funnel, next_gpu_hour (these are `core`), "
+            "model_size, compute_optimal, ablations, iterations (with these `all`), ctr_model, pixel_floor, processing, "
+            "pretraining, embedding, size_ladder, published_laws, or a .py file",
         ),
     ]
 ]
@@ -276,6 +277,7 @@ class ReportCommand:
     """Another folder of runs that holds the same question: its cells beside these, in `against.html`."""
 
     def __call__(self) -> int:
+        from experiments.question import GROUPS
         from experiments.running import questions_for
         from sweeps import Ledger
 
@@ -287,7 +289,7 @@ class ReportCommand:
                 say(line)
             return DONE
         for question in questions_for(self.question):
-            if self.question == "all" and question.name not in ledger.questions():
+            if self.question in GROUPS and question.name not in ledger.questions():
                 say(f"skipping {question.name}: it has not been run in {self.out}")
                 continue
             answer(self.out, question.name, question, ledger.read_plan(question.name).cells)

@@ -1,7 +1,7 @@
 """Shapes of the towers, and the ladder of sizes: one rule gives depth and heads from the width.
 
-A rung has two towers of the same width. Depth is width / 64 in each (at least 2), heads are 32 wide below a width of 768
-and 64 from there on, two heads of queries share keys. Width over depth stays near 64, where loss was found flat over a
+A rung has two towers of the same width. Depth is width / 64 in each (at least 2), heads are 32 wide below a width of 768 (16 where
+32 does not divide it) and 64 from there on, two heads of queries share keys. Width over depth stays near 64, where loss was found flat over a
 wide range (Kaplan et al. 2020, arXiv 2001.08361, section 3.1).
 """
 
@@ -82,7 +82,7 @@ def towers(size: str) -> tuple[VisionShape, DecoderShape]:
         raise ValueError(f"size: unknown size {size!r}; one of {', '.join(WIDTHS)}, or as in 384x6")
     width = int(explicit[1]) if explicit else WIDTHS[size]
     depth = int(explicit[2]) if explicit else max(2, width // 64)
-    head = 32 if width < 768 else 64
+    head = 64 if width >= 768 else 32 if width % 32 == 0 else 16
     if width % head:
         raise ValueError(f"size: a width of {width} is no multiple of {head}, the width of a head")
     heads = width // head

@@ -1,4 +1,4 @@
-"""Questions end to end: asked, planned, run, interrupted, run again, read; first a user's own file, then all four."""
+"""Questions end to end: asked, planned, run, interrupted, run again, read; first a user's own file, then the core."""
 
 import html.parser
 import json
@@ -19,12 +19,13 @@ import pytest
 
 import analysis
 from experiments import cli
-from experiments.question import ALL as QUESTIONS
+from experiments.question import GROUPS
 from moon_jax.data.contract import DataError, Dataset
 from moon_jax.data.representations import read_embeddings
 from moon_jax.inference import load
 from moon_jax.weights import load_encoder
 
+QUESTIONS = GROUPS["core"]
 Moon = Callable[..., subprocess.CompletedProcess[str]]
 OF_TIME = re.compile(
     "second|peak_memory|share|compilations|commit|versions|device"
@@ -406,20 +407,20 @@ def test_failed_cells_are_told_and_give_code_one(
     assert "too many" in moon("status", cwd=tmp_path).stdout
 
 
-# All four, as they come: minutes
+# The core, as it comes: minutes
 
 
 @pytest.fixture(scope="module")
 def everything(moon: Moon, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     home = tmp_path_factory.mktemp("everything")
-    done = moon("run", "all", "--preset", "smoke", "--workers", 1, cwd=home, timeout=900)
+    done = moon("run", "core", "--preset", "smoke", "--workers", 1, cwd=home, timeout=900)
     assert done.returncode == 0, done.stderr + done.stdout
     return home / "runs", done.stdout
 
 
 @pytest.mark.proof
 @pytest.mark.timeout(1200)
-def test_all_questions_are_answered_on_the_planted_world(everything: tuple[Path, str], moon: Moon) -> None:
+def test_the_core_is_answered_on_the_planted_world(everything: tuple[Path, str], moon: Moon) -> None:
     runs, output = everything
     assert "making the planted world once" in output
     for question in QUESTIONS:
@@ -440,7 +441,7 @@ def test_all_questions_are_answered_on_the_planted_world(everything: tuple[Path,
     floors = pl.read_parquet(runs / "training_tokens" / "results.parquet")
     assert {"chance_image_hit@10", "pixel_image_hit@10", "pixel_colour_image_hit@10"} <= set(floors.columns)
     before = attempts(runs)
-    again = moon("run", "all", "--preset", "smoke", cwd=runs.parent)
+    again = moon("run", "core", "--preset", "smoke", cwd=runs.parent)
     assert again.returncode == 0
     assert attempts(runs) == before
     assert len(before) == len(list((runs / "steps").iterdir()))  # nothing was done twice in the first place, either
@@ -473,14 +474,14 @@ def test_killed_and_run_again_gives_the_same_results(
     """SIGKILL to the launcher and its worker at once, three times, in the midst of steps."""
     whole, _ = everything
     for count in (4, 31, 90):
-        process = begin(environment, tmp_path, "all", "--preset", "smoke")
+        process = begin(environment, tmp_path, "core", "--preset", "smoke")
         wait_for(tmp_path / "runs", count, process)
         time.sleep(0.2)
         for pid in reversed(family(process.pid)):
             os.kill(pid, signal.SIGKILL)
         process.communicate()
         assert process.returncode == -signal.SIGKILL
-    done = moon("run", "all", "--preset", "smoke", "--workers", 1, cwd=tmp_path, timeout=900)
+    done = moon("run", "core", "--preset", "smoke", "--workers", 1, cwd=tmp_path, timeout=900)
     assert done.returncode == 0, done.stderr + done.stdout
     for question in QUESTIONS:
         assert results(tmp_path / "runs", question).equals(results(whole, question)), question

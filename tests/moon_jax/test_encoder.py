@@ -136,7 +136,7 @@ def test_weights_round_trip_and_a_wrong_tensor_is_named(tmp_path, encoder: Encod
     [
         ({"size": "huge"}, "unknown size"),
         ({"size": "384x0"}, "unknown size"),
-        ({"size": "100x2"}, "no multiple of 32"),
+        ({"size": "100x2"}, "no multiple of 16"),
         ({"patch": 7}, "does not divide"),
         ({"backbone": "triple"}, "one of generative, dual"),
         ({"backbone": "dual", "causal": True}, "no causal form"),
