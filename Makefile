@@ -1,9 +1,10 @@
 # Two commands: `make demo` (the main job) and `make test`. `make proof` is for what takes longer, `make evidence` for what takes longest.
+# `make results` draws the figures of results/ from its tables, `make results-full` makes the tables (hours).
 PYTHON ?= python3
 BIN := .venv/bin
 ROOM := analysis benchmarks experiments moon_jax sweeps tests
 
-.PHONY: demo test proof evidence lint types fast clean
+.PHONY: demo test proof evidence lint types fast clean results results-full
 
 demo: .venv/app
 	$(BIN)/moon run core --preset demo --out runs
@@ -43,6 +44,13 @@ proof: .venv/dev
 
 evidence: .venv/dev
 	$(BIN)/python -m pytest -m evidence --timeout 3000 --durations 10
+
+results: .venv/app
+	$(BIN)/moon redraw results
+
+# Killed and started again it goes on. FASHION and MOVIELENS are your copies of the public files; a set without one is left out.
+results-full: .venv/app
+	MOON=$(BIN)/moon sh results/make.sh "$(FASHION)" "$(MOVIELENS)"
 
 clean:
 	rm -rf .venv runs build *.egg-info .pytest_cache .hypothesis .mypy_cache .ruff_cache

@@ -37,12 +37,13 @@ h2 { font-size: 1.2rem; margin: 2.5rem 0 .5rem; border-top: 1px solid var(--line
 .warnings { background: var(--warn-paper); color: var(--warn); padding: .6rem 1.1rem; }
 .warnings ul { margin: .25rem 0; padding-left: 1.2rem; }
 figure { margin: 1rem 0; background: #fff; border: 1px solid var(--line); border-radius: 6px; padding: .6rem; }
-figure svg { display: block; width: 100%; height: auto; max-height: 34rem; }
+figure svg { display: block; max-width: 100%; height: auto; margin: auto; }
 .scroll { overflow-x: auto; }
 table { border-collapse: collapse; font-size: .9rem; margin: .75rem 0; font-variant-numeric: tabular-nums; }
 th, td { padding: .3rem .7rem; border-bottom: 1px solid var(--line); text-align: left; vertical-align: top; }
 th { color: var(--quiet); font-weight: 600; }
 td.number, th.number { text-align: right; white-space: nowrap; }
+a { color: var(--accent); } nav { margin: 1rem 0; display: flex; flex-wrap: wrap; gap: .3rem 1.1rem; font-size: .95rem; }
 details { margin: 1rem 0; } summary { cursor: pointer; color: var(--quiet); }
 pre { overflow-x: auto; background: var(--card); padding: .75rem 1rem; font-size: .85rem; }
 @media print { body { max-width: none; padding: 0; font-size: 11pt; } figure, table, .answer { break-inside: avoid; }
@@ -53,7 +54,7 @@ pre { overflow-x: auto; background: var(--card); padding: .75rem 1rem; font-size
 @dataclass(frozen=True)
 class Section:
     """A part of a report. `text`: paragraphs parted by blank lines. `figure`: a Figure or SVG text. `table`: a
-    polars DataFrame, or rows as mappings. `preformatted`: text kept as it is, e.g. a summary."""
+    polars DataFrame, or rows as mappings. `preformatted`: text kept as it is, e.g. a summary. `link`: (address, words)."""
 
     heading: str
     text: str = ""
@@ -63,6 +64,7 @@ class Section:
     warnings: Sequence[str] = ()
     made: Mapping[str, Any] | None = None
     alt: str = ""
+    link: tuple[str, str] | None = None
 
 
 def fit_section(heading: str, fit: Fit, figure: Figure | None = None, text: str = "") -> Section:
@@ -91,15 +93,20 @@ def write_report(
     answer: str | Sequence[str],
     sections: Sequence[Section],
     provenance: Mapping[str, Any],
+    contents: bool = False,
 ) -> Path:
     """Write the page.
 
-    answer: one sentence or several; it stands first. provenance: what the numbers come from (data, commit, device,
-    preset, ...); `simulated: true` in it, or a true value for any file in a mapping of that name, puts a label on top.
+    answer: one sentence or several; it stands first. contents: a list of the sections below it. provenance: what the numbers
+    come from (data, commit, device, preset, ...); `simulated: true` in it, or a true value for any file in a mapping of that
+    name, puts a label on top.
     """
     answers = [answer] if isinstance(answer, str) else list(answer)
     body = [f"<h1>{html.escape(title)}</h1>", _simulated(provenance.get("simulated"))]
     body.append('<div class="answer">' + "".join(f"<p>{html.escape(line)}</p>" for line in answers) + "</div>")
+    if contents:
+        links = (f'<a href="#s{k}">{html.escape(section.heading)}</a>' for k, section in enumerate(sections))
+        body.append(f"<nav>{' '.join(links)}</nav>")
     body += [_section(section, k) for k, section in enumerate(sections)]
     body.append("<h2>Where the numbers come from</h2>" + _pairs(provenance))
     page = (
@@ -123,7 +130,7 @@ def _simulated(value: Any) -> str:
 
 
 def _section(section: Section, index: int) -> str:
-    parts = [f"<h2>{html.escape(section.heading)}</h2>"]
+    parts = [f'<h2 id="s{index}">{html.escape(section.heading)}</h2>']
     if section.text:
         paragraphs = [part.strip() for part in section.text.split("\n\n") if part.strip()]
         parts.append('<div class="text">' + "".join(f"<p>{html.escape(part)}</p>" for part in paragraphs) + "</div>")
@@ -139,6 +146,8 @@ def _section(section: Section, index: int) -> str:
         parts.append(_table(section.table))
     if section.made:
         parts.append(f"<details><summary>How it was made</summary>{_pairs(section.made)}</details>")
+    if section.link:
+        parts.append(f'<p><a href="{html.escape(section.link[0], quote=True)}">{html.escape(section.link[1])}</a></p>')
     return "\n".join(parts)
 
 

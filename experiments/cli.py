@@ -17,7 +17,9 @@ from experiments.commands.runs import (
     EmbedCommand,
     ExportCommand,
     GcCommand,
+    KeepCommand,
     PlanCommand,
+    RedrawCommand,
     ReportCommand,
     RunCommand,
     StatusCommand,
@@ -32,6 +34,8 @@ Command = (
     | Annotated[StatusCommand, subcommand("status")]
     | Annotated[TrackCommand, subcommand("track")]
     | Annotated[ReportCommand, subcommand("report")]
+    | Annotated[KeepCommand, subcommand("keep")]
+    | Annotated[RedrawCommand, subcommand("redraw")]
     | Annotated[WorkerCommand, subcommand("worker")]
     | Annotated[GcCommand, subcommand("gc")]
     | Annotated[EmbedCommand, subcommand("embed")]

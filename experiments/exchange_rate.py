@@ -100,6 +100,7 @@ def read(results: "pl.DataFrame") -> Reading:
             f"Its exchange rate: {rate.slope:+.4f} GAUC per unit of recall [{rate.interval[0]:+.4f}, "
             f"{rate.interval[1]:+.4f}], so +0.01 recall is worth {rate.slope / 100:+.5f} GAUC"
             + (f"; elasticity {rate.elasticity:.3f}." if math.isfinite(rate.elasticity) else "."),
+            title_sentence(rate),
             f"Smallest slope that could have been seen: {rate.smallest_detectable:.4f}. Is it constant? {varies} "
             f"(p = {rate.constant_p_value:.3f}).",
         ],
@@ -131,6 +132,23 @@ def read(results: "pl.DataFrame") -> Reading:
     shown = ["version", "seed", *every, *STAGES, "auc", "log_loss"]
     reading.tables["versions"] = results.select([c for c in shown if c in results.columns]).sort("version", "seed")
     return reading
+
+
+def title_sentence(rate: "analysis.Rate") -> str:
+    """Whether image-search recall is here what the paper calls it, the critical intermediate metric."""
+    ours = next((row for row in rate.ranking.rows if row["proxy"] == "image_recall@10"), None)
+    asked = "Does image-search recall deserve its title of critical intermediate metric here?"
+    if ours is None:
+        return f"{asked} Nobody searches by photo, so it cannot be said."
+    surely, first, rises = ours["p_best"] >= 0.9, rate.of == "image_recall@10", ours["low"] > 0
+    told = f"P(best) = {ours['p_best']:.2f}, {ours['slope']:+.3f} [{ours['low']:+.3f}, {ours['high']:+.3f}]"
+    if first and rises and (surely or len(rate.ranking.rows) == 1):
+        return f"{asked} Yes: it ranks first and GAUC rises with it ({told})."
+    if first and rises:
+        return f"{asked} GAUC rises with it, but it is not told from the other searches ({told})."
+    if rises:
+        return f"{asked} No: GAUC rises with it ({told}), but {rate.of} ranks before it."
+    return f"{asked} No: no rise of GAUC with it is seen ({told})."
 
 
 def candidates(results: "pl.DataFrame") -> list[str]:

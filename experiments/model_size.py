@@ -125,7 +125,6 @@ def read(results: "pl.DataFrame") -> Reading:
     if runs["size"].n_unique() < 3 or runs["compute"].n_unique() < 3:
         raise QuestionError("model_size: fewer than three sizes at three budgets have finished yet")
     reading = Reading(answer=[], weak=weak)
-    inside = of = 0
     for metric, transform in ((f"{search}_entropy", "identity"), (f"{search}_recall@10", "error")):
         fit = joint_law(runs, metric, transform)
         reading.fits[metric] = fit
@@ -133,7 +132,8 @@ def read(results: "pl.DataFrame") -> Reading:
         held = held_out(runs, metric, transform)
         reading.answer.append(held_sentence(held, metric))
         reading.tables[f"{metric}: largest compute, held out"] = held
-        inside, of = inside + held.filter("within").height, of + held.drop_nulls("within").height
+        if (counted := held.drop_nulls("within")).height:
+            reading.held[metric] = (counted.filter("within").height, counted.height)
         reading.figures[metric] = line_figure(
             runs, x="tokens", y=metric, series="size", title=f"{search} search against tokens, by size",
             xlabel="post-training tokens", ylabel=metric,
@@ -147,10 +147,6 @@ def read(results: "pl.DataFrame") -> Reading:
         *rates,
         throughput_sentence(results, "posttrain", "tokens"),
     ]
-    if of and inside / of < 0.9:
-        reading.weak.insert(
-            0, f"only {inside} of {of} held-out runs lie within their 95 % prediction intervals: not foretold"
-        )
     columns = ["size", "compute", "seed", "lr", "params", "active_params", "tokens", "passes", f"{search}_entropy"]
     columns += [f"{search}_recall@10", "posttrain_flops", "loss_share", "posttrain_seconds"]
     reading.tables["runs"] = runs.select([c for c in columns if c in runs.columns]).sort(

@@ -49,6 +49,7 @@ class Reading:
         answer: sentences, the first answers the question; each number with its interval. notes: how it was measured.
         fits: name -> a saved fit or rate (anything with `save(path)`), figures: name -> matplotlib Figure.
         tables: name -> polars DataFrame for the report; weak: what speaks against the answer.
+        held: of predictions that are no fit's own, name -> (runs within their 95 % prediction interval, runs held out).
     """
 
     answer: list[str]
@@ -57,6 +58,7 @@ class Reading:
     tables: dict[str, "pl.DataFrame"] = field(default_factory=dict)
     weak: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    held: dict[str, tuple[int, int]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""From a question to its answer: plan, run, collect, read, report."""
+"""From a question to its results: data, plan, run, collect. `answering.py` reads them."""
 
 import hashlib
 import json
@@ -9,7 +9,7 @@ from inspect import signature
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from experiments.question import GROUPS, Question, QuestionError, Reading, load_question
+from experiments.question import GROUPS, Question, QuestionError, load_question
 from experiments.recipes import PRESETS
 
 if TYPE_CHECKING:
@@ -233,67 +233,6 @@ class Tables:
         for question, cells in self._planned.items():
             collect(self._ledger, question, cells)
         self._finished, self._next = len(now.finished), time.monotonic() + self.EVERY
-
-
-def reading_of(question: Question, table: "pl.DataFrame", out: Path) -> Reading:
-    """What the question says of its finished cells in the folder `out`; failed ones stand among the weak points."""
-    import polars as pl
-
-    done = table.filter(pl.col("status") == "done")
-    if done.is_empty():
-        raise QuestionError(f"{question.name}: no cell has finished; see `moon status`")
-    from sweeps import Ledger
-
-    looks = "folder_of" in signature(question.read).parameters
-    reading = question.read(done, **({"folder_of": Ledger(out, create=False).folder} if looks else {}))
-    for status, count in table.filter(pl.col("status") != "done").group_by("status").len().iter_rows():
-        reading.weak.insert(0, f"{count} of {table.height} cells are {status} and take no part.")
-    return reading
-
-
-def write_reading(
-    out: Path, question: Question, reading: Reading, table: "pl.DataFrame", about: dict[str, Any]
-) -> Path:
-    """Fits, figures and the self-contained `report.html`; returns its path."""
-    from analysis.figures import save_figure
-    from analysis.fitted import Fit
-    from analysis.rates import Rate
-    from analysis.report import Section, fit_section, rate_section, write_report
-
-    home = out / question.name
-    for folder in ("fits", "figures"):
-        (home / folder).mkdir(parents=True, exist_ok=True)
-        for former in (home / folder).iterdir():  # of an earlier reading, perhaps of other metrics
-            former.unlink()
-    for name, fit in reading.fits.items():
-        fit.save(home / "fits" / f"{name}.json")
-    for name, figure in reading.figures.items():
-        save_figure(figure, home / "figures" / name)
-    sections = [Section("The hypothesis", text=question.hypothesis)]
-    if reading.notes:
-        sections.append(Section("How it was measured", text=" ".join(reading.notes)))
-    if reading.weak:
-        sections.append(Section("What is weak", warnings=reading.weak))
-    sections += [
-        Section(name, figure=figure, alt=f"{question.name}: {name}") for name, figure in reading.figures.items()
-    ]
-    for name, fit in reading.fits.items():
-        if isinstance(fit, Fit):
-            sections.append(fit_section(f"Fit: {name}", fit))
-        elif isinstance(fit, Rate):
-            sections.append(rate_section(f"Rate: {name}", fit))
-    sections += [Section(name, table=frame) for name, frame in reading.tables.items()]
-    provenance = about | {
-        "cells": table.height,
-        "device": ", ".join(sorted(set(table["device"].drop_nulls()))),
-        "versions": ", ".join(sorted(set(table["versions"].drop_nulls()))),
-        "commit": ", ".join(sorted(set(table["commit"].drop_nulls()))) or "not in a commit",
-        "table": "results.parquet beside this page",
-    }
-    title = question.name.replace("_", " ").capitalize()
-    return write_report(
-        home / "report.html", title=title, answer=reading.answer, sections=sections, provenance=provenance
-    )
 
 
 def save_about(out: Path, question: str, dataset: "Dataset", preset: str) -> dict[str, Any]:

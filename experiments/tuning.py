@@ -2,15 +2,17 @@
 
 import math
 from collections.abc import Collection, Iterable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 if TYPE_CHECKING:
     import polars as pl
 
+Point = TypeVar("Point", int, float)
+
 
 def tune(
-    points: Iterable[int], *, seeds: Iterable[int], axis: Iterable[float], at: Collection[int]
-) -> list[tuple[int, int, float]]:
+    points: Iterable[Point], *, seeds: Iterable[int], axis: Iterable[float], at: Collection[Point]
+) -> list[tuple[Point, int, float]]:
     """The points of a grid as (point, seed, multiplier of the recipe's rate), sorted: all at 1, those of `at` along the axis.
 
     A slope over untuned runs is void: the axis belongs at both ends of a grid at least. `choose_rates` reads it.

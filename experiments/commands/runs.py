@@ -122,6 +122,7 @@ def run_questions(  # type: ignore[no-untyped-def]
 ) -> int:
     """Plans the questions, runs what is not done, reads the results and writes the reports; returns the exit code."""
     from experiments import running
+    from experiments.suite_page import write_suite
     from sweeps import Ledger
     from sweeps.progress import view
 
@@ -156,6 +157,7 @@ def run_questions(  # type: ignore[no-untyped-def]
                 raise
             unread += 1
             say(f"\n{question.name.replace('_', ' ')}\n  no answer: {error}")
+    say(f"\nall questions of this folder: {write_suite(out)}")
     return SOME_FAILED if failed else BAD_INPUT if unread else DONE
 
 
@@ -279,6 +281,7 @@ class ReportCommand:
     def __call__(self) -> int:
         from experiments.question import GROUPS
         from experiments.running import questions_for
+        from experiments.suite_page import write_suite
         from sweeps import Ledger
 
         ledger = Ledger(self.out, create=False)
@@ -293,6 +296,44 @@ class ReportCommand:
                 say(f"skipping {question.name}: it has not been run in {self.out}")
                 continue
             answer(self.out, question.name, question, ledger.read_plan(question.name).cells)
+        say(f"\nall questions of this folder: {write_suite(self.out)}")
+        return DONE
+
+
+@dataclass
+class KeepCommand:
+    """Keep questions' tables with their provenance, small enough for a repository; `moon redraw` makes all else of them again.
+
+    Example: moon keep training_tokens exchange_rate --out runs-fashion --to results/fashion
+    """
+
+    questions: Positional[Annotated[tuple[str, ...], arg(metavar="QUESTION [QUESTION ...]")]]
+    to: Path
+    out: Path = OUT
+
+    def __call__(self) -> int:
+        from experiments.keeping import keep
+
+        for question in self.questions:
+            say(f"kept {keep(self.out, question, self.to)}")
+        return DONE
+
+
+@dataclass
+class RedrawCommand:
+    """Make answers, fits, figures and reports of kept tables again, and a page for each set of them. No step is run.
+
+    Example: moon redraw results
+    """
+
+    folder: Positional[Annotated[Path, arg(metavar="DIR", help="holds folders that `moon keep` made")]] = Path(
+        "results"
+    )
+
+    def __call__(self) -> int:
+        from experiments.keeping import redraw
+
+        redraw(self.folder, told=lambda page: say(f"  {page}"))
         return DONE
 
 
@@ -368,12 +409,12 @@ class ExportCommand:
 
 def answer(out: Path, name: str, question, cells) -> None:  # type: ignore[no-untyped-def]
     """Collect, read, write, and print the answer."""
-    from experiments import running
+    from experiments import answering, running
     from sweeps import Ledger
 
     table = running.collect(Ledger(out, create=False), name, cells)
-    reading = running.reading_of(question, table, out)
-    path = running.write_reading(out, question, reading, table, running.load_about(out, name))
+    reading = answering.reading_of(question, table, out)
+    path = answering.write_reading(out, question, reading, table, running.load_about(out, name))
     say(f"\n{name.replace('_', ' ')}")
     for sentence in reading.answer:
         say(f"  {sentence}")

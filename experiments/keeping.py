@@ -1,0 +1,78 @@
+"""Results that outlive their runs: small tables with their provenance, and everything that is drawn and fitted from them.
+
+`keep` copies a question's table out of a folder of runs; `redraw` makes fits, figures, answers and reports of kept tables again,
+without running a step: `make results` does it for `results/`.
+"""
+
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+from pathlib import Path
+
+from experiments.question import QuestionError
+
+KEPT = ("results.parquet", "about.json")
+
+
+def keep(runs: Path, question: str, to: Path) -> Path:
+    """Copy a question's table and provenance from a folder of runs to `to/<question>`.
+
+    Raises QuestionError where it has not been run there, or some of its cells have not finished.
+    """
+    import polars as pl
+
+    home = runs / question
+    if missing := [name for name in KEPT if not (home / name).exists()]:
+        raise QuestionError(f"{home}: there is no {missing[0]}; run the question first")
+    unfinished = pl.read_parquet(home / "results.parquet").filter(pl.col("status").is_in(["pending", "running"])).height
+    if unfinished:
+        raise QuestionError(f"{home}: {unfinished} cells have not finished yet")
+    target = to / question
+    target.mkdir(parents=True, exist_ok=True)
+    for name in KEPT:
+        shutil.copyfile(home / name, target / name)
+    return target
+
+
+def kept_in(folder: Path) -> list[Path]:
+    """The folders below (or at) `folder` that hold a kept question."""
+    return sorted(path.parent for path in folder.rglob("about.json") if (path.parent / "results.parquet").exists())
+
+
+def redraw(folder: Path, told: Callable[[Path], None] = lambda page: None) -> list[Path]:
+    """Answers, fits, figures and reports of every kept question below `folder`, and a page for each set; their paths."""
+    from experiments.suite_page import write_suite
+
+    if not (kept := kept_in(folder)):
+        raise QuestionError(f"{folder}: no kept results below it; `moon keep QUESTION --to {folder}` puts some there")
+    pages = []
+    for page in _answered(kept):
+        told(page)
+        pages.append(page)
+    for home in dict.fromkeys(path.parent for path in kept):
+        if (suite := write_suite(home)) is not None:
+            told(suite)
+            pages.append(suite)
+    return pages
+
+
+def _answered(kept: list[Path]) -> Iterator[Path]:
+    """A process a core, started afresh: a fit's threads are not to be forked."""
+    with ProcessPoolExecutor(max_workers=os.cpu_count(), mp_context=get_context("spawn")) as pool:
+        yield from pool.map(answer_kept, kept)
+
+
+def answer_kept(home: Path) -> Path:
+    """Read one kept table and write what it says; the report's path."""
+    import polars as pl
+
+    from experiments import answering
+    from experiments.question import load_question
+
+    question = load_question(home.name)
+    table = pl.read_parquet(home / "results.parquet")
+    reading = answering.reading_of(question, table, home.parent)
+    return answering.write_reading(home.parent, question, reading, table, json.loads((home / "about.json").read_text()))

@@ -1,0 +1,119 @@
+"""Kept tables: what is drawn and said of them is what was said when they were made; the page of a whole folder."""
+
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pytest
+
+import analysis
+from experiments import answering, keeping, suite_page
+from experiments.question import Question, QuestionError, Reading
+
+ABOUT = {"data": "a shop", "fingerprint": "f", "source": "here", "licence": "none", "simulated": {}, "preset": "demo"}
+
+
+def table(beyond: float = 1.0, rows: int = 24) -> pl.DataFrame:
+    """Errors that fall as a power of tokens; the largest point's are off the law by a factor."""
+    rng = np.random.default_rng(0)
+    tokens = np.repeat(np.geomspace(1e4, 1e7, rows // 2), 2)
+    error = 2 * tokens**-0.1 * np.exp(0.01 * rng.normal(size=rows)) * np.where(tokens == tokens.max(), beyond, 1.0)
+    run = [f"r{k}" for k in range(rows)]
+    more = {"status": "done", "device": "cpu", "versions": "jax 0", "commit": "abc"}
+    return pl.DataFrame({"tokens": tokens, "error": error, "run": run, "seed": np.arange(rows) % 2}).with_columns(
+        **{name: pl.lit(value) for name, value in more.items()}
+    )
+
+
+def read(results: pl.DataFrame) -> Reading:
+    fit = analysis.fit(results, x="tokens", y="error", law="power", cluster="run", holdout="largest")
+    from analysis.figures import scaling_figure
+
+    return Reading(
+        [f"It falls with exponent {fit.params['alpha']:.3f}."], {"error": fit}, {"error": scaling_figure(fit)}
+    )
+
+
+QUESTION = Question("falling", "It falls.", lambda preset, data: [], read)
+
+
+def put(home: Path, rows: pl.DataFrame, question: str = "falling") -> Path:
+    (home / question).mkdir(parents=True)
+    rows.write_parquet(home / question / "results.parquet")
+    (home / question / "about.json").write_text(json.dumps(ABOUT))
+    return home / question
+
+
+def test_an_answer_tells_its_sentences_intervals_and_provenance(tmp_path: Path) -> None:
+    rows = table()
+    page = answering.write_reading(tmp_path, QUESTION, answering.reading_of(QUESTION, rows, tmp_path), rows, ABOUT)
+    told = json.loads((tmp_path / "falling" / "answer.json").read_text())
+    assert told["answer"][0].startswith("It falls with exponent 0.1")
+    assert told["held_out"] == {"error": [2, 2]}
+    assert told["provenance"]["data"] == "a shop"
+    assert told["provenance"]["seeds"] == "0, 1"
+    assert (tmp_path / "falling" / "fits" / "error.json").is_file()
+    assert "It falls with exponent" in page.read_text()
+
+
+def test_what_is_not_foretold_is_said_first(tmp_path: Path) -> None:
+    rows = table(beyond=1.5)
+    reading = answering.reading_of(QUESTION, rows, tmp_path)
+    assert reading.answer[0].startswith("NOT foretold as stated: of 2 held-out runs at the largest scale 0 lie within")
+    answering.write_reading(tmp_path, QUESTION, reading, rows, ABOUT)
+    page = suite_page.write_suite(tmp_path)
+    assert page is not None
+    answer = re.search(r'<div class="answer"><p>(.*?)</p>', page.read_text())
+    assert answer is not None
+    assert answer[1].startswith("NOT foretold as stated")
+
+
+@pytest.mark.parametrize(
+    ("within", "of", "said"), [(2, 2, False), (1, 2, False), (0, 2, True), (5, 6, False), (4, 6, True)]
+)
+def test_a_shortfall_is_one_beyond_chance(within: int, of: int, said: bool) -> None:
+    assert (answering.shortfall({"a": (within, of)}) is not None) == said
+
+
+def test_kept_tables_give_the_same_answer_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    runs = put(tmp_path / "runs", table()).parent
+    first = keeping.keep(runs, "falling", tmp_path / "results" / "shop")
+    assert {path.name for path in first.iterdir()} == {"results.parquet", "about.json"}
+    monkeypatch.setattr("experiments.question.load_question", lambda name: QUESTION)
+    monkeypatch.setattr(keeping, "_answered", lambda kept: map(keeping.answer_kept, kept))
+    told: list[Path] = []
+    pages = keeping.redraw(tmp_path / "results", told.append)
+    assert told == pages == [first / "report.html", tmp_path / "results" / "shop" / "report.html"]
+    before = (first / "answer.json").read_bytes(), (first / "fits" / "error.json").read_bytes()
+    keeping.redraw(tmp_path / "results")
+    assert ((first / "answer.json").read_bytes(), (first / "fits" / "error.json").read_bytes()) == before
+    whole = (tmp_path / "results" / "shop" / "report.html").read_text()
+    assert "What pays: a shop" in whole
+    assert "2 of 2 runs lie within" in whole
+    assert 'href="falling/report.html"' in whole
+    assert "<script" not in whole
+
+
+@pytest.mark.parametrize("state", ["pending", "running"])
+def test_unfinished_runs_are_not_kept(tmp_path: Path, state: str) -> None:
+    rows = table().with_columns(status=pl.when(pl.col("run") == "r3").then(pl.lit(state)).otherwise("status"))
+    put(tmp_path / "runs", rows)
+    with pytest.raises(QuestionError, match="1 cells have not finished yet"):
+        keeping.keep(tmp_path / "runs", "falling", tmp_path / "results")
+    assert not (tmp_path / "results").exists()
+
+
+def test_nothing_kept_is_said(moon: Callable[..., Any], tmp_path: Path) -> None:
+    (tmp_path / "results").mkdir()
+    for arguments, said in (
+        (("redraw", "results"), "no kept results below it"),
+        (("keep", "negatives", "--to", "results"), "run the question first"),
+    ):
+        done = moon(*arguments, cwd=tmp_path)
+        assert done.returncode == 2
+        assert said in done.stderr
+        assert len(done.stderr.splitlines()) == 1
