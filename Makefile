@@ -4,7 +4,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 ROOM := analysis benchmarks experiments moon_jax sweeps tests
 
-.PHONY: demo test proof evidence lint types fast clean results results-full
+.PHONY: demo test proof evidence lint types fast clean results results-full docs
 
 demo: .venv/app
 	$(BIN)/moon run core --preset demo --out runs
@@ -51,6 +51,9 @@ results: .venv/app
 # Killed and started again it goes on. FASHION and MOVIELENS are your copies of the public files; a set without one is left out.
 results-full: .venv/app
 	MOON=$(BIN)/moon sh results/make.sh "$(FASHION)" "$(MOVIELENS)"
+
+docs: .venv/dev
+	$(BIN)/pdoc --docformat google --output-directory build/docs analysis experiments moon_jax sweeps
 
 clean:
 	rm -rf .venv runs build *.egg-info .pytest_cache .hypothesis .mypy_cache .ruff_cache

@@ -43,7 +43,8 @@ def kept_in(folder: Path) -> list[Path]:
 
 
 def redraw(folder: Path, told: Callable[[Path], None] = lambda page: None) -> list[Path]:
-    """Answers, fits, figures and reports of every kept question below `folder`, and a page for each set; their paths."""
+    """Answers, fits, figures and reports of every kept question below `folder`, a page for each set, `README.md`; their paths."""
+    from experiments.overview import write_overview
     from experiments.suite_page import write_suite
 
     if not (kept := kept_in(folder)):
@@ -56,7 +57,8 @@ def redraw(folder: Path, told: Callable[[Path], None] = lambda page: None) -> li
         if (suite := write_suite(home)) is not None:
             told(suite)
             pages.append(suite)
-    return pages
+    told(overview := write_overview(folder))
+    return [*pages, overview]
 
 
 def _answered(kept: list[Path]) -> Iterator[Path]:

@@ -87,7 +87,10 @@ def test_kept_tables_give_the_same_answer_again(tmp_path: Path, monkeypatch: pyt
     monkeypatch.setattr(keeping, "_answered", lambda kept: map(keeping.answer_kept, kept))
     told: list[Path] = []
     pages = keeping.redraw(tmp_path / "results", told.append)
-    assert told == pages == [first / "report.html", tmp_path / "results" / "shop" / "report.html"]
+    overview = tmp_path / "results" / "README.md"
+    assert told == pages == [first / "report.html", tmp_path / "results" / "shop" / "report.html", overview]
+    assert "- It falls with exponent 0.1" in overview.read_text()
+    assert "![shop: falling](shop/falling/figures/error.png)" in overview.read_text()
     before = (first / "answer.json").read_bytes(), (first / "fits" / "error.json").read_bytes()
     keeping.redraw(tmp_path / "results")
     assert ((first / "answer.json").read_bytes(), (first / "fits" / "error.json").read_bytes()) == before
