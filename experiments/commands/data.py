@@ -95,7 +95,8 @@ class ImportCommand:
     """Turn your own catalogue, or a public set as you downloaded it, into a contract directory.
 
     Yours: a folder with one table (CSV, TSV or Parquet) and images anywhere under it. Say which column is what; columns
-    may be joined (category=group,type). Tables named queries, pairs, events or impressions beside it are taken, too.
+    may be joined (category=group,type). Tables named queries, pairs, events or impressions beside it are taken, too;
+    impressions (user_id, item_id, timestamp, clicked) alone will do for questions about clicks.
     Rows that cannot be used are named in DIR/quarantine.parquet.
 
     Examples: moon data import table shop data/shop --map item_id=sku --map title=name --map image=photo
@@ -139,7 +140,24 @@ available_from, and those of other tables as pairs.item_id."""
                 raise DataError(f"--{'map' if option == 'mapping' else option} is not for {self.name}")
         with bar("importing") as progress:
             dataset = function(self.source, self.folder, progress=progress, **options)
+        if "events" in dataset.facts and self.name == "table":
+            say(f"events: {dataset.facts['events']}, for there is no table of events and no column 'history'")
+        if self.name == "table" and (unread := unread_in(self.source)):
+            say(f"not read: {', '.join(unread)} (tables are named items, queries, pairs, events and impressions)")
         return told(dataset)
+
+
+def unread_in(source: Path) -> list[str]:
+    """Tables in a user's folder that have none of the names that are read."""
+    from moon_jax.data.adapters.logs import COLUMNS
+    from moon_jax.data.adapters.records import SUFFIXES
+
+    if not source.is_dir():
+        return []
+    tables = [path for path in sorted(source.iterdir()) if path.suffix in SUFFIXES]
+    if len(tables) < 2:  # a single one is the items, whatever its name
+        return []
+    return [path.name for path in tables if path.stem not in ("items", *COLUMNS)]
 
 
 @dataclass

@@ -1,8 +1,8 @@
 """Shapes of the towers, and the ladder of sizes: one rule gives depth and heads from the width.
 
-A rung has two towers of the same width. Depth is width / 64 in each (at least 2), heads are 32 wide below a width of 768 (16 where
-32 does not divide it) and 64 from there on, two heads of queries share keys. Width over depth stays near 64, where loss was found flat over a
-wide range (Kaplan et al. 2020, arXiv 2001.08361, section 3.1).
+A rung has two towers of the same width. Depth is width / 64 in each (at least 2), heads are 32 wide below a width of 768
+(16 where 32 does not divide it) and 64 from there on, two heads of queries share keys. Width over depth stays near 64, where
+loss was found flat over a wide range (Kaplan et al. 2020, arXiv 2001.08361, section 3.1).
 """
 
 import re

@@ -215,22 +215,35 @@ def test_which_table_is_meant_must_be_clear(tmp_path: Path) -> None:
         import_table(tmp_path / "nowhere", tmp_path / "other")
 
 
-@pytest.mark.parametrize(
-    ("missing", "told"),
-    [
-        ("pairs", "queries and pairs belong together"),
-        ("events", r"impressions\.csv: needs a table of events beside it"),
-    ],
-)
-def test_half_a_log_is_refused_before_any_image_is_read(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, missing: str, told: str
-) -> None:
+def test_half_a_log_is_refused_before_any_image_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     source = table_source(tmp_path / "shop", logs=True)
-    (source / f"{missing}.csv").unlink()
+    (source / "pairs.csv").unlink()
     monkeypatch.setattr("moon_jax.data.adapters.table.write_items", lambda *args: pytest.fail("items were read first"))
-    with pytest.raises(DataError, match=told):
+    with pytest.raises(DataError, match="queries and pairs belong together"):
         import_table(source, tmp_path / "set", mapping=TABLE_MAP)
     assert not (tmp_path / "set").exists()
+
+
+def test_without_events_clicks_are_what_happened_before(tmp_path: Path) -> None:
+    source = table_source(tmp_path / "shop", logs=True)
+    (source / "events.csv").unlink()
+    dataset = import_table(source, tmp_path / "set", mapping=TABLE_MAP)
+    events, shown = dataset.read("events"), dataset.read("impressions")
+    clicked = shown.filter("clicked").select("user_id", "item_id", "timestamp")
+    assert events.height == clicked.height > 0
+    assert set(events.select("user_id", "item_id", "timestamp").iter_rows()) == set(clicked.iter_rows())
+    assert set(events["action"]) == {"click"}
+    assert dataset.facts["events"] == "the clicked impressions"
+    assert not check(dataset.folder)
+
+
+def test_impressions_without_a_time_have_no_past(tmp_path: Path) -> None:
+    source = table_source(tmp_path / "shop", logs=True)
+    (source / "events.csv").unlink()
+    table = pl.read_csv(source / "impressions.csv")
+    table.drop("timestamp").write_csv(source / "impressions.csv")
+    with pytest.raises(DataError, match="needs a column 'timestamp'"):
+        import_table(source, tmp_path / "set", mapping=TABLE_MAP)
 
 
 def test_a_mapping_is_read_by_table() -> None:

@@ -45,7 +45,10 @@ def map_columns(
 
 
 class Logs:
-    """The tables that stand beside the items, row by row; a row that cannot be used is quarantined."""
+    """The tables that stand beside the items, row by row; a row that cannot be used is quarantined.
+
+    clicks_are_events: whether the clicked impressions are taken for the users' events.
+    """
 
     def __init__(
         self,
@@ -67,10 +70,13 @@ class Logs:
                 raise DataError(f"{folder}: --map names {file}, but there is no {file}.csv, .tsv or .parquet")
         if self.has("queries") != self.has("pairs"):
             raise DataError(f"{folder}: queries and pairs belong together; one of the two tables is missing")
-        if self.has("impressions") and not (self.has("events") or "history" in self.columns["impressions"]):
-            raise DataError(f"{self.tables['impressions']}: needs a table of events beside it, or a column 'history'")
-        if self.has("events") and self.has("impressions") and "timestamp" not in self.columns["impressions"]:
-            raise DataError(f"{self.tables['impressions']}: needs a column 'timestamp' to find the events before it")
+        shown = self.columns.get("impressions", {})
+        self.clicks_are_events = bool(shown) and not self.has("events") and "history" not in shown
+        if shown and "history" not in shown and "timestamp" not in shown:
+            raise DataError(
+                f"{self.tables['impressions']}: needs a column 'timestamp' to find the events (or clicks) before an impression, "
+                "or a column 'history'"
+            )
         self.users = self._ids("user_id", ("events", "impressions", "pairs"))
         self.queries = self._ids("query_id", ("queries",))
         self.asked: set[int] = set()
@@ -174,7 +180,10 @@ class Logs:
         return sorted(kinds)
 
     def write_behaviour(self) -> None:
-        """Writes events and impressions, if there are any; their splits, if not given, are by user."""
+        """Writes events and impressions, if there are any; their splits, if not given, are by user.
+
+        Where impressions come without events and without histories, what a user clicked on is what happened to them.
+        """
         import polars as pl
 
         if "events" in self.tables:
@@ -183,6 +192,9 @@ class Logs:
             self.writer.add("events", events.sort("user_id", "timestamp", maintain_order=True))
         if "impressions" in self.tables:
             shown = pl.DataFrame([values for _, values in self.rows("impressions")], schema=self._schema("impressions"))
+            if self.clicks_are_events:
+                clicks = shown.filter("clicked").select("user_id", "item_id", "timestamp", action=pl.lit("click"))
+                self.writer.add("events", clicks.sort("user_id", "timestamp", maintain_order=True))
             self.writer.add("impressions", _with_split(shown.with_row_index("impression_id"), "user_id"))
 
     def _schema(self, file: str) -> "dict[str, Any]":

@@ -1,7 +1,8 @@
 """Your own catalogue: a CSV or Parquet file with a folder of images, columns mapped by name.
 
     SRC/items.csv (or the only table there), images anywhere under SRC or in SRC/images.zip,
-    and, if you have them, SRC/queries, SRC/pairs, SRC/events, SRC/impressions (.csv, .tsv or .parquet).
+    and, if you have them, SRC/queries, SRC/pairs, SRC/events, SRC/impressions (.csv, .tsv or .parquet). Impressions with times
+    and without events will do: what a user clicked on is then what happened before the next impression.
 
 `item_id` may be any text; whole numbers are kept, else rows are numbered and the text stays in `source_id`. `category`
 and `attributes` may take several columns (`category=group,type`), a category also "Shoes > Boots". Items of one
@@ -79,6 +80,7 @@ def import_table(
             "items": len(catalogue.kept),
             "searches": searches,
             "mapped": {name: ",".join(of) for name, of in columns.items()},
+            **({"events": "the clicked impressions"} if logs.clicks_are_events else {}),
         }
     return writer.dataset
 

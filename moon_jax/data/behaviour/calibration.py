@@ -20,13 +20,16 @@ def calibrate(effect_N: np.ndarray, match_N: np.ndarray, auc: float, click_rate:
         return _truth_auc(sigmoid(_bias(logit_N, click_rate) + logit_N))
 
     low, high = 0.0, _LARGEST_GAIN
+    tried = []
     for _ in range(_DOUBLINGS):
-        if reached(high) >= auc:
+        tried.append(reached(high))
+        if tried[-1] >= auc:
             break
         high *= 2
     else:
         raise DataError(
-            f"an AUC of {auc} cannot be reached; with these weights the truth has at most {reached(high):.3f}"
+            f"an AUC of {auc} cannot be reached; with these weights the truth has at most {max(tried):.3f}: more styles, "
+            "or attributes that part the items more evenly, would help"
         )
     for _ in range(20):
         gain = (low + high) / 2
@@ -47,7 +50,8 @@ def _truth_auc(probability_N: np.ndarray) -> float:
     """`expected_auc` of the probabilities as their own scores, faster; ties hardly matter here."""
     ordered = np.sort(probability_N)
     below = np.cumsum(1 - ordered) - (1 - ordered)  # non-clicks expected below each
-    return float((ordered * below).sum() / (ordered.sum() * (1 - ordered).sum()))
+    pairs = ordered.sum() * (1 - ordered).sum()
+    return float((ordered * below).sum() / pairs) if pairs > 0 else 0.5  # all click, or none: there is nothing to rank
 
 
 def expected_auc(probability_N: np.ndarray, scores_N: np.ndarray) -> float:
