@@ -41,15 +41,20 @@ KINDS = {"images only": ("image",), "text only": ("text",), "both": ("image", "t
 
 
 def cells(preset: str, data: "Dataset") -> list[Cell]:
-    """version (kind x budget) x seed; the CTR model, its data and its seeds are the same for all versions."""
+    """version (kind x budget) x seed; the CTR model, its data and its seeds are the same for all versions.
+
+    Where the searches are of one kind alone its versions have more budgets instead.
+    """
     for file in ("events", "impressions", "pairs"):
         data.path(file)
     recipe, out = recipe_for(preset, data), []
-    for kind, modalities in KINDS.items():
-        if (forms := versions_of(data, modalities)) is None:
-            raise QuestionError(f"{data.folder}: no search can be trained with {kind}")
+    if not (kinds := kinds_of(data)):
+        raise QuestionError(f"{data.folder}: no search can be trained with images or text")
+    budgets = recipe.version_budgets if len(kinds) > 1 else tuple(sorted({*recipe.version_budgets, *recipe.budgets}))
+    for kind, forms in kinds.items():
+        modalities = KINDS[kind]
         measured = measured_with(data, modalities)
-        for budget in recipe.version_budgets:
+        for budget in budgets:
             for seed in recipe.seeds:
                 run = steps.posttrain(data, recipe, forms=forms, tokens=budget, seed=seed)
                 embedded = steps.embed(data, recipe, run, measured, modalities)
@@ -58,6 +63,16 @@ def cells(preset: str, data: "Dataset") -> list[Cell]:
                 named = {"posttrain": run, "embed": embedded, **before_ranking(data, embedded, modalities)}
                 out.append(Cell(coordinates, {**named, "application": ctr}))
     return out
+
+
+def kinds_of(data: "Dataset") -> dict[str, tuple[Form, ...]]:
+    """Kind of version -> the forms that it is trained on; kinds whose modalities no search would train are left out."""
+    found = {kind: versions_of(data, modalities) for kind, modalities in KINDS.items()}
+    return {
+        kind: forms
+        for kind, forms in found.items()
+        if forms and set(KINDS[kind]) <= {m for form in forms for m in (*form.query, *form.item)}
+    }
 
 
 def before_ranking(data: "Dataset", embedded: "Step", modalities: tuple[str, ...]) -> "dict[str, Step]":

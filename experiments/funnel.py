@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from analysis.axes import frame
 from analysis.figures import BLUE, GREY, new_figure
 from experiments import steps
-from experiments.exchange_rate import KINDS, before_ranking, measured_with, versions_of
+from experiments.exchange_rate import KINDS, before_ranking, kinds_of, measured_with
 from experiments.question import QuestionError, Reading
 from experiments.reading import number, paired_interval, primary_search
 from experiments.recipes import recipe_for
@@ -51,10 +51,11 @@ def cells(preset: str, data: "Dataset") -> list[Cell]:
             continue
         for file in ("events", "pairs"):
             data.path(file)
-        for kind, budget in ((UNTRAINED, 0), *((kind, recipe.version_budgets[-1]) for kind in KINDS)):
-            modalities = KINDS.get(kind, ("image", "text"))
-            if (forms := versions_of(data, modalities)) is None:
-                continue
+        kinds = kinds_of(data)
+        untrained = {UNTRAINED: kinds[list(kinds)[-1]]} if kinds else {}
+        for kind, forms in (untrained | kinds).items():
+            budget = recipe.version_budgets[-1] if kind != UNTRAINED else 0
+            modalities = KINDS.get(kind, KINDS[list(kinds)[-1]])
             run = steps.posttrain(data, recipe, forms=forms, tokens=budget, seed=seed)
             embedded = steps.embed(data, recipe, run, measured_with(data, modalities), modalities)
             ranked = steps.application(data, recipe, length=recipe.ctr_length, seed=seed, embedded=embedded)
