@@ -3,7 +3,8 @@
 Hypothesis: 10 % more compute is worth more on one axis (training tokens, negatives, history length) than on the others, and the
 exchange rate says what it is worth in CTR. Its cells are those of the questions behind it, so that it costs nothing beside them:
 the laws of recall against tokens and against negatives, that of GAUC against length, the rate of recall into GAUC. Refuted if no
-axis is best with P >= .9; not answered where the rate has no interval above 0.
+axis is best with P >= .9. An axis whose law did not foretell its own largest scale takes no part, nor do tokens and negatives
+where the rate has no interval above 0: what they bring is then told in recall alone.
 """
 
 import math
@@ -12,8 +13,9 @@ from typing import TYPE_CHECKING, Any
 
 import analysis
 from experiments import exchange_rate, negatives, sequence_length, training_tokens
+from experiments.answering import shortfall
 from experiments.question import QuestionError, Reading
-from experiments.reading import number, part_of, primary_search
+from experiments.reading import number, on_all_points, part_of, primary_search
 from experiments.recipes import measured_search, recipe_for
 from sweeps import Cell
 
@@ -47,37 +49,57 @@ def cells(preset: str, data: "Dataset") -> list[Cell]:
 
 @dataclass(frozen=True)
 class Setup:
-    """What is weighed: a law for each axis, the exchange rate, where the set-up stands and what it costs."""
+    """What is weighed: a law for each axis, the exchange rate, where the set-up stands and what it costs.
+
+    missed: axes whose laws did not foretell; refused: axis -> why it cannot be weighed in GAUC.
+    """
 
     laws: dict[str, Any]
     rate: Any
     cost: "analysis.Cost"
     bounds: dict[str, tuple[float, float]]
+    missed: set[str]
+    refused: dict[str, str]
 
 
 def read(results: "pl.DataFrame") -> Reading:
     """What 10 % more compute brings on each axis, in recall and in GAUC, and how ten times the compute is best spent."""
     reading = Reading(answer=[])
     setup = _setup(results, reading)
-    marginal = analysis.marginal_table(
-        setup.laws, cost=setup.cost, rate=setup.rate, bounds=setup.bounds, better="higher"
-    )
+    weighed = {axis: law for axis, law in setup.laws.items() if axis not in setup.refused}
+    reading.answer += [f"{axis} takes no part: {why}." for axis, why in setup.refused.items()]
+    if weighed:
+        _weigh(weighed, setup, reading)
+    else:
+        reading.answer.insert(
+            0, "No axis can be recommended: what more compute is worth in GAUC is not known for any of them."
+        )
+        _in_recall(setup, reading)
+    reading.answer.append(_stand(setup))
+    reading.weak.append("cost is FLOPs of training the encoder and one CTR model; `compute_optimal` asks for its size")
+    return reading
+
+
+def _weigh(laws: dict[str, Any], setup: Setup, reading: Reading) -> None:
+    """The marginal table and the allocation over the axes that can be weighed; the best axis is said first."""
+    through = {"rate": setup.rate} if any(law.y != setup.rate.into for law in laws.values()) else {}
+    bounds = {axis: setup.bounds[axis] for axis in laws}
+    marginal = analysis.marginal_table(laws, cost=setup.cost, bounds=bounds, better="higher", **through)
     best = marginal.rows[0]
     surely = f"P(best) = {best['p_best']:.2f}" + ("" if best["p_best"] >= 0.9 else ", so it is not surely the best")
-    reading.answer = [
-        f"10 % more compute pays most in {best['axis']}: {_worth(best)} ({surely}).",
-        *(f"{_axis(row)}." for row in marginal.rows),
-        _stand(setup),
-    ]
+    if len(laws) == 1:
+        surely = "the only axis that can be weighed"
+    reading.answer.insert(0, f"10 % more compute pays most in {best['axis']}: {_worth(best)} ({surely}).")
+    reading.answer += [f"{_axis(row)}." for row in marginal.rows]
     reading.fits["marginal"] = marginal
     reading.figures["marginal"] = marginal.figure("What 10 % more compute brings, one axis at a time")
     reading.tables["10 % more compute"] = marginal.table()
     reading.weak += list(marginal.warnings)
+    if not {"tokens", "negatives"} & set(laws):
+        _in_recall(setup, reading)
     budget = MORE * setup.cost(setup.cost.at)
-    ranges = {name: (setup.cost.at[name], high) for name, (_, high) in setup.bounds.items()}
-    spent = analysis.allocate(
-        setup.laws, cost=setup.cost, budget=budget, rate=setup.rate, bounds=ranges, better="higher"
-    )
+    ranges = {name: (setup.cost.at[name], high) for name, (_, high) in bounds.items()}
+    spent = analysis.allocate(laws, cost=setup.cost, budget=budget, bounds=ranges, better="higher", **through)
     now = setup.cost.at
     told = ", ".join(f"{row['axis']} {now[row['axis']]:,.4g} -> {row['x']:,.4g}" for row in spent.rows)
     reading.answer.append(
@@ -87,12 +109,42 @@ def read(results: "pl.DataFrame") -> Reading:
     reading.fits["allocation"] = spent
     reading.figures["allocation"] = spent.figure(f"How {MORE:.0f} times the compute is best spent")
     reading.tables[f"{MORE:.0f} times the compute"] = spent.table()
-    reading.weak.append("cost is FLOPs of training the encoder and one CTR model; no axis for the size of the encoder")
-    return reading
+
+
+def _in_recall(setup: Setup, reading: Reading) -> None:
+    """What 10 % more compute brings in recall, of the axes whose laws foretold: for where GAUC cannot be told."""
+    laws = {axis: law for axis, law in setup.laws.items() if law.y == setup.rate.of and axis not in setup.missed}
+    if not laws:
+        return
+    bounds = {axis: setup.bounds[axis] for axis in laws}
+    table = analysis.marginal_table(laws, cost=setup.cost, bounds=bounds, better="higher")
+    told = "; ".join(
+        f"{row['axis']} {row['x']:,.4g} -> {row['x_after']:,.4g}: {row['gain']:+.5f} [{row['gain_low']:+.5f}, "
+        f"{row['gain_high']:+.5f}]"
+        for row in table.rows
+    )
+    reading.answer.append(f"In {setup.rate.of} alone, 10 % more compute brings: {told}.")
+    reading.tables["10 % more compute, in recall"] = table.table()
+    reading.figures["recall"] = table.figure("What 10 % more compute brings in recall")
+
+
+def missed(law: Any) -> str:
+    """How a law failed at its own held-out largest scale, beyond chance; empty where it did not, or nothing was held out."""
+    held = law.holdout
+    if not held or held["within"] is None or shortfall({"": (held["within"], held["of"])}) is None:
+        return ""
+    first, seen = held["rows"][0], ", ".join(f"{row['observed']:.4f}" for row in held["rows"])
+    return (
+        f"its law did not foretell its largest scale ({law.y_label} predicted {first['predicted']:.4f} [{first['low']:.4f}, "
+        f"{first['high']:.4f}], observed {seen})"
+    )
 
 
 def _setup(results: "pl.DataFrame", reading: Reading) -> Setup:
-    """Laws and rate from the parts, the largest set-up of each axis as where we stand; QuestionError where a part is missing."""
+    """Laws and rate from the parts, the largest set-up of each axis as where we stand; QuestionError where a part is missing.
+
+    Laws are judged by their held-out largest scale, and then fitted to all points.
+    """
     import polars as pl
 
     tables = {part: part_of(results, part) for part in PARTS}
@@ -100,21 +152,27 @@ def _setup(results: "pl.DataFrame", reading: Reading) -> Setup:
         raise QuestionError(f"next_gpu_hour: no cell of {', '.join(missing)} has finished yet")
     metric = f"{primary_search(tables['training_tokens'])}_recall@10"
     fits = {part: question.read(tables[part]).fits for part, question in PARTS.items() if part != "exchange_rate"}
-    laws = {
+    judged = {
         "tokens": fits["training_tokens"][f"{metric}-power_floor"],
         "negatives": fits["negatives"][f"{metric}-power_floor"],
     }
     length = fits["sequence_length"].get(f"gauc-{READER.lower()}")
     if length is not None:
-        laws["length"] = length
+        judged["length"] = length
+    for axis, law in judged.items():
+        if law.holdout and law.holdout["within"] is not None:
+            reading.held[f"law of {axis}"] = (law.holdout["within"], law.holdout["of"])
     rate = analysis.exchange_rate(tables["exchange_rate"], of=metric, into="gauc", cluster="version")
     low, high = rate.interval
+    told = f"{rate.slope:+.4f} GAUC per unit of {metric} [{low:+.4f}, {high:+.4f}] over {rate.n} versions"
     reading.notes.append(
-        f"Laws: {metric} against tokens and against negatives, GAUC of {READER} against length; rate: {rate.slope:+.4f} GAUC per "
-        f"unit of {metric} [{low:+.4f}, {high:+.4f}] over {rate.n} versions."
+        f"Laws: {metric} against tokens and against negatives, GAUC of {READER} against length, judged by their largest scale "
+        f"and then fitted to all points; rate: {told}."
     )
+    refused = {axis: why for axis, law in judged.items() if (why := missed(law))}
+    missed_axes = set(refused)
     if not low > 0:
-        reading.weak.insert(0, "the rate has no interval above 0: what recall is worth in GAUC is not known here")
+        refused |= dict.fromkeys(("tokens", "negatives"), f"the exchange rate has no interval above 0 ({told})")
     tokens, ctr = tables["training_tokens"], tables["sequence_length"].filter(pl.col("model") == READER)
     largest, longest = (
         tokens.filter(pl.col("tokens") == pl.col("tokens").max()),
@@ -134,8 +192,9 @@ def _setup(results: "pl.DataFrame", reading: Reading) -> Setup:
         impressions=number(longest["examples"].mean()) if length is not None else 0.0,
         event_flops=events if length is not None else 0.0,
     )
+    laws = {axis: on_all_points(law) for axis, law in judged.items()}
     bounds = {name: (1.0, BEYOND * float(law.points.x.max())) for name, law in laws.items()}
-    return Setup(laws, rate, cost, bounds)
+    return Setup(laws, rate, cost, bounds, missed_axes, refused)
 
 
 def _worth(row: dict[str, Any]) -> str:

@@ -32,6 +32,17 @@ def part_of(results: "pl.DataFrame", part: str) -> "pl.DataFrame":
     )
 
 
+def on_all_points(fit: Any) -> Any:
+    """The same one-axis law fitted to all its points, once what was held out of it has judged it."""
+    import polars as pl
+
+    import analysis
+
+    y = fit.points.y if fit.transform == "identity" else 1 - fit.points.y
+    table = pl.DataFrame({fit.x[0]: fit.points.x[0], fit.y: y, "cluster": fit.points.cluster})
+    return analysis.fit(table, x=fit.x[0], y=fit.y, transform=fit.transform, law=fit.law, cluster="cluster")
+
+
 def number(value: Any) -> float:
     """A polars aggregate as a float; nan where there was nothing to aggregate."""
     return math.nan if value is None else float(value)

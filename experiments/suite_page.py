@@ -46,9 +46,13 @@ def write_suite(out: Path) -> Path | None:
     if not (answers := answers_in(out)):
         return None
     held = held_in(answers)
-    top = [line for name, count in FIRST.items() if name in answers for line in answers[name]["answer"][:count]]
     # A shortfall is said by the page as a whole, before anything else.
-    lead = [line for line in top if not line.startswith("NOT foretold")] or [next(iter(answers.values()))["answer"][0]]
+    said = {
+        name: [line for line in answer["answer"] if not line.startswith("NOT foretold")]
+        for name, answer in answers.items()
+    }
+    lead = [line for name, count in FIRST.items() if name in said for line in said[name][:count]]
+    lead = lead or [next(iter(said.values()))[0]]
     if held:
         lead.insert(0 if shortfall(held) else len(lead), held_sentence(held))
     sections = [Section("The questions", table=[_row(name, answer) for name, answer in answers.items()])]

@@ -3,12 +3,15 @@
 import itertools
 from dataclasses import dataclass
 
+import numpy as np
 import polars as pl
 import pytest
 
+import analysis
 from experiments import exchange_rate, iterations, negatives, next_gpu_hour, sequence_length, training_tokens
 from experiments.iterations import VERSIONS, steps_of
 from experiments.paradigm import System
+from experiments.reading import on_all_points
 from moon_jax.data.contract import Dataset
 from sweeps.step import in_order
 
@@ -69,3 +72,29 @@ def test_the_next_gpu_hour_costs_no_step_beside_the_questions_behind_it(smoke_wo
     asked = [training_tokens, negatives, sequence_length, exchange_rate]
     behind = {step.id for question in asked for step in in_order(question.cells("smoke", smoke_world))}
     assert {step.id for step in in_order(next_gpu_hour.cells("smoke", smoke_world))} == behind
+
+
+def tokens_and_recall(beyond: float) -> pl.DataFrame:
+    """Errors by a power law with little noise; those of the largest budget are off it by a factor."""
+    rng = np.random.default_rng(0)
+    tokens = np.repeat(np.geomspace(1e4, 1e6, 6), 2)
+    error = 3 * tokens**-0.15 * np.exp(0.005 * rng.normal(size=12)) * np.where(tokens == tokens.max(), beyond, 1)
+    return pl.DataFrame({"tokens": tokens, "recall": 1 - error, "run": [f"r{k}" for k in range(12)]})
+
+
+@pytest.mark.parametrize(("beyond", "fails"), [(1.0, False), (1.3, True)])
+def test_an_axis_whose_law_did_not_foretell_is_refused(beyond: float, fails: bool) -> None:
+    options = {"x": "tokens", "y": "recall", "transform": "error", "law": "power", "cluster": "run"}
+    fit = analysis.fit(tokens_and_recall(beyond), holdout="largest", **options)
+    assert bool(next_gpu_hour.missed(fit)) == fails
+    if fails:
+        assert "did not foretell its largest scale (1 - recall predicted 0.3" in next_gpu_hour.missed(fit)
+
+
+def test_a_judged_law_is_fitted_to_all_points() -> None:
+    options = {"x": "tokens", "y": "recall", "transform": "error", "law": "power", "cluster": "run"}
+    table = tokens_and_recall(1.0)
+    again = on_all_points(analysis.fit(table, holdout="largest", **options))
+    assert again.params == pytest.approx(analysis.fit(table, **options).params)
+    assert again.holdout is None
+    assert again.n == 12
