@@ -90,7 +90,12 @@ def _weigh(laws: dict[str, Any], setup: Setup, reading: Reading) -> None:
     if len(laws) == 1:
         surely = "the only axis that can be weighed"
     reading.answer.insert(0, f"10 % more compute pays most in {best['axis']}: {_worth(best)} ({surely}).")
-    reading.answer += [f"{_axis(row)}." for row in marginal.rows]
+    reading.answer += [f"{_axis(row)}; {_last_step(laws[row['axis']])}." for row in marginal.rows]
+    reading.weak += [
+        f"{row['axis']}: the law promises what the points do not show, for {_last_step(laws[row['axis']])}"
+        for row in marginal.rows
+        if row["gain"] > 0 >= last_step(laws[row["axis"]])[2]
+    ]
     reading.fits["marginal"] = marginal
     reading.figures["marginal"] = marginal.figure("What 10 % more compute brings, one axis at a time")
     reading.tables["10 % more compute"] = marginal.table()
@@ -128,6 +133,18 @@ def _in_recall(setup: Setup, reading: Reading) -> None:
     reading.figures["recall"] = table.figure("What 10 % more compute brings in recall")
 
 
+def last_step(law: Any) -> tuple[float, float, float]:
+    """(the largest x but one, the largest, what the step from one to the other brought in the metric, means of the runs)."""
+    x, y = law.points.x[0], law.points.y if law.transform == "identity" else 1 - law.points.y
+    before, last = sorted(set(x))[-2:]
+    return float(before), float(last), float(y[x == last].mean() - y[x == before].mean())
+
+
+def _last_step(law: Any) -> str:
+    before, last, gain = last_step(law)
+    return f"the last step that was run, {before:,.4g} -> {last:,.4g}, brought {gain:+.4f} {law.y}"
+
+
 def missed(law: Any) -> str:
     """How a law failed at its own held-out largest scale, beyond chance; empty where it did not, or nothing was held out."""
     held = law.holdout
@@ -156,7 +173,7 @@ def _setup(results: "pl.DataFrame", reading: Reading) -> Setup:
         "tokens": fits["training_tokens"][f"{metric}-power_floor"],
         "negatives": fits["negatives"][f"{metric}-power_floor"],
     }
-    length = fits["sequence_length"].get(f"gauc-{READER.lower()}")
+    length = fits["sequence_length"].get(f"gauc-{READER.lower()}-power_floor")
     if length is not None:
         judged["length"] = length
     for axis, law in judged.items():

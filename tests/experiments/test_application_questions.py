@@ -82,7 +82,7 @@ def test_a_planted_gain_is_found_and_a_planted_loss() -> None:
     assert reading.answer[1].startswith("Worse than DIN at L = 64, GAUC: TWIN -0.0299")
     assert "No difference seen from DIN at L = 64" in reading.answer[2]
     assert set(reading.figures) == {"gauc", "gauc-ids", "gains"}
-    assert set(reading.fits) == {"gauc-cube", "gauc-din"}
+    assert set(reading.fits) == {"gauc-cube", "gauc-cube-power_floor", "gauc-din"}
     assert reading.tables["GAUC by slice at L = 64"]["new_items (30)"].len() == len(MODELS)
     verdicts = gains_of(planted({"CUBE": 0.03, "TWIN": -0.03}))
     assert set(verdicts.filter(pl.col("verdict") == "better")["model"]) == {"CUBE"}

@@ -98,3 +98,13 @@ def test_a_judged_law_is_fitted_to_all_points() -> None:
     assert again.params == pytest.approx(analysis.fit(table, **options).params)
     assert again.holdout is None
     assert again.n == 12
+
+
+def test_the_last_step_that_was_run_is_told_as_it_was() -> None:
+    options = {"x": "tokens", "y": "recall", "transform": "error", "law": "power", "cluster": "run"}
+    table = tokens_and_recall(1.3)
+    before, last, gain = next_gpu_hour.last_step(analysis.fit(table, **options))
+    means = table.group_by("tokens").agg(pl.col("recall").mean()).sort("tokens")
+    assert (before, last) == tuple(means["tokens"][-2:])
+    assert gain == pytest.approx(means["recall"][-1] - means["recall"][-2])
+    assert gain < 0
