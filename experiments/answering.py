@@ -35,10 +35,15 @@ def reading_of(question: Question, table: "pl.DataFrame", out: Path) -> Reading:
 
 
 def held_of(reading: Reading) -> dict[str, tuple[int, int]]:
-    """Fit -> (held-out runs within their prediction interval, held-out runs), of the fits that have an interval."""
+    """Fit -> (held-out runs within their prediction interval, held-out runs), of the fits that have an interval.
+
+    A `...-log_line` stands beside its `...-power_floor` for comparison alone: the same runs are not counted twice.
+    """
     from analysis.fitted import Fit
 
-    found = {name: fit.holdout for name, fit in reading.fits.items() if isinstance(fit, Fit) and fit.holdout}
+    beside = {name for name in reading.fits if name.endswith("-log_line")}
+    fits = {name: fit for name, fit in reading.fits.items() if isinstance(fit, Fit) and name not in beside}
+    found = {name: fit.holdout for name, fit in fits.items() if fit.holdout}
     return reading.held | {
         name: (held["within"], held["of"]) for name, held in found.items() if held["within"] is not None
     }

@@ -21,6 +21,7 @@ from experiments.reading import (
     number,
     paired_interval,
     primary_search,
+    rise_sentence,
     throughput_sentence,
 )
 from experiments.recipes import Recipe, measured_search, recipe_for
@@ -122,6 +123,9 @@ def read(results: "pl.DataFrame") -> Reading:
             xlabel="realised negatives per query",
             ylabel=metric,
         )
+    for metric in (f"{search}_entropy", f"{search}_recall@10"):
+        told = rise_sentence(runs, reading.fits[f"{metric}-power_floor"], metric, "negatives", "candidates")
+        reading.answer.insert(0, told)
     gains = gains_of(results)
     reading.answer += [
         f"{row['source']} of {row['negatives']:,} beside the whole batch: {search}_recall@10 {row['gain']:+.3f} "

@@ -1,5 +1,6 @@
 """`results/README.md`: what every kept question says, as Markdown, written from its `answer.json` and from nothing else."""
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -41,8 +42,13 @@ def _set(name: str, answers: dict[str, dict[str, Any]]) -> str:
         lines += [f"- {sentence}" for sentence in answer["notes"]]
         lines += [f"- weak: {sentence}" for sentence in answer["weak"]]
         lines += [
-            f"- {made['cells']} cells, seeds {made['seeds']}; {made['versions']}; {made['device']}",
+            f"- {made['cells']} cells, seeds {made['seeds']}; {_versions(made['versions'])}; {made['device']}",
             "",
             "</details>",
         ]
     return "\n".join([*lines, ""])
+
+
+def _versions(told: str) -> str:
+    """Of all packages those that compute."""
+    return ", ".join(sorted({found[0] for found in re.finditer(r"\b(?:python|jax|flax|optax|numpy) [\d.]+", told)}))

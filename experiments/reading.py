@@ -65,6 +65,26 @@ def law_sentence(fit: Any, metric: str) -> str:
     return f"{what} follows {fit.form.formula}: {told}; {', '.join(parts)} ({fit.clusters} runs, 95 % intervals)."
 
 
+def rise_sentence(runs: "pl.DataFrame", fit: Any, metric: str, axis: str, what: str) -> str:
+    """The plain answer: what the metric was at the smallest and at the largest point (means), and the slope of its law.
+
+    axis: the column of the points asked for; what: its unit in words.
+    """
+    import polars as pl
+
+    means = runs.group_by(axis).agg(pl.col(metric).mean()).sort(axis)
+    (first, low), (last, high) = means.row(0), means.row(-1)
+    x = float(fit.points.x[0, fit.points.used].max())
+    slope, below, above = (float(part) for part in fit.slope(x))
+    way = "rises" if high > low else "falls"
+    seen = "" if below > 0 or above < 0 else "; the interval includes 0, so no slope is seen"
+    of = f"1 - {metric}" if fit.transform == "error" else metric
+    return (
+        f"{metric} {way} from {low:.3f} at {first:,.0f} {what} to {high:.3f} at {last:,.0f}; the slope of {of} in logs is "
+        f"{slope:+.3f} [{below:+.3f}, {above:+.3f}]{seen}."
+    )
+
+
 def holdout_sentence(fit: Any, metric: str) -> str:
     """Whether the held-out largest point lies in its prediction interval."""
     held = fit.holdout

@@ -18,6 +18,7 @@ from experiments.reading import (
     law_sentence,
     measured,
     primary_search,
+    rise_sentence,
     throughput_sentence,
 )
 from experiments.recipes import measured_search, recipe_for
@@ -76,6 +77,9 @@ def read(results: "pl.DataFrame") -> Reading:
                     xlabel="post-training tokens",
                     ylabel=metric,
                 )
+    recall = f"{search}_recall@10"
+    rise = rise_sentence(runs, reading.fits[f"{recall}-power_floor"], recall, "budget", "tokens")
+    reading.answer.insert(0, rise)
     reading.answer += clears(pl.concat([results.filter(pl.col("budget") == 0), runs], how="diagonal"), search)
     reading.notes = [*rates, throughput_sentence(trained, "posttrain", "tokens")]
     columns = ["budget", "seed", "lr", "tokens", "passes", f"{search}_recall@1", f"{search}_recall@10"]
