@@ -131,7 +131,7 @@ def marginal_figure(table: MarginalTable, title: str | None = None) -> Figure:
     metrics = list(dict.fromkeys(row["metric"] for row in table.rows))
     sides = [] if metrics == [table.target] else [(f"change of {' / '.join(metrics)}", "gain")]
     sides.append((f"change of {table.target}", "worth"))
-    figure = new_figure(1.8 + 3.6 * len(sides), 1.5 + 0.5 * len(table.rows))
+    figure = new_figure(max(6.4, 1.8 + 3.6 * len(sides)), 1.5 + 0.5 * len(table.rows))
     grid = np.atleast_1d(figure.subplots(1, len(sides), sharey=True))
     places = np.arange(len(table.rows))[::-1]
     for ax, (label, name) in zip(grid, sides, strict=True):
