@@ -7,7 +7,7 @@ no proxy's slope has an interval above 0, or if none is best with P >= .9.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from importlib.util import find_spec
 from typing import TYPE_CHECKING
@@ -108,16 +108,11 @@ def read(results: "pl.DataFrame") -> Reading:
     named = (
         "ranks first" if first["p_best"] >= 0.9 else "ranks first, but not surely (P(best) < .9: no winner is named)"
     )
-    varies = "it varies over the range" if rate.constant_p_value < VARIES else "no sign that it varies over the range"
     reading = Reading(
         answer=[
             f"{first['proxy']} {named}: P(best) = {first['p_best']:.2f} of {len(proxies)} searches over {rate.n} versions.",
-            f"Its exchange rate: {rate.slope:+.4f} GAUC per unit of recall [{rate.interval[0]:+.4f}, "
-            f"{rate.interval[1]:+.4f}], so +0.01 recall is worth {rate.slope / 100:+.5f} GAUC"
-            + (f"; elasticity {rate.elasticity:.3f}." if math.isfinite(rate.elasticity) else "."),
+            *rate_sentences(rate),
             title_sentence(rate),
-            f"Smallest slope that could have been seen: {rate.smallest_detectable:.4f}. Is it constant? {varies} "
-            f"(p = {rate.constant_p_value:.3f}).",
         ],
         weak=list(rate.warnings),
     )
@@ -139,14 +134,35 @@ def read(results: "pl.DataFrame") -> Reading:
     if (stages := stages_table(results, proxies)).height > 1:
         reading.tables["into each stage of the funnel"] = stages
         reading.answer += [
-            f"{row['stage']}: {row['proxy']} ranks first of the searches (P(best) = {row['p_best']:.2f}), {row['slope']:+.3f} "
-            f"per unit of recall [{row['low']:+.3f}, {row['high']:+.3f}] over {row['versions']} versions."
+            f"{row['stage']}: {row['proxy']} ranks first of the searches (P(best) = {row['p_best']:.2f}), {told_slope(row)}"
+            f" over {row['versions']} versions."
             for row in stages.iter_rows(named=True)
             if row["into"] != "gauc"
         ]
     shown = ["version", "seed", *every, *STAGES, "auc", "log_loss"]
     reading.tables["versions"] = results.select([c for c in shown if c in results.columns]).sort("version", "seed")
     return reading
+
+
+def rate_sentences(rate: "analysis.Rate") -> list[str]:
+    """The rate with its interval, what could have been seen, whether it is constant; or that there is none, and why."""
+    low, high = rate.interval
+    if not math.isfinite(low):
+        return [f"No rate can be given: the versions do not differ in {rate.of} beyond the noise of their seeds."]
+    elasticity = f"; elasticity {rate.elasticity:.3f}." if math.isfinite(rate.elasticity) else "."
+    varies = "it varies over the range" if rate.constant_p_value < VARIES else "no sign that it varies over the range"
+    return [
+        f"Its exchange rate: {rate.slope:+.4f} GAUC per unit of recall [{low:+.4f}, {high:+.4f}], so +0.01 recall is worth "
+        f"{rate.slope / 100:+.5f} GAUC{elasticity}",
+        f"Smallest slope that could have been seen: {rate.smallest_detectable:.4f}. Is it constant? {varies} "
+        f"(p = {rate.constant_p_value:.3f}).",
+    ]
+
+
+def told_slope(row: "Mapping[str, float]") -> str:
+    if not math.isfinite(row["low"]):
+        return "no rate can be given"
+    return f"{row['slope']:+.3f} per unit of recall [{row['low']:+.3f}, {row['high']:+.3f}]"
 
 
 def title_sentence(rate: "analysis.Rate") -> str:
@@ -156,7 +172,7 @@ def title_sentence(rate: "analysis.Rate") -> str:
     if ours is None:
         return f"{asked} Nobody searches by photo, so it cannot be said."
     surely, first, rises = ours["p_best"] >= 0.9, rate.of == "image_recall@10", ours["low"] > 0
-    told = f"P(best) = {ours['p_best']:.2f}, {ours['slope']:+.3f} [{ours['low']:+.3f}, {ours['high']:+.3f}]"
+    told = f"P(best) = {ours['p_best']:.2f}, {told_slope(ours)}"
     if first and rises and (surely or len(rate.ranking.rows) == 1):
         return f"{asked} Yes: it ranks first and GAUC rises with it ({told})."
     if first and rises:

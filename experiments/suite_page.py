@@ -9,7 +9,7 @@ from experiments.question import QUESTIONS
 
 FIRST = {
     "next_gpu_hour": 1,
-    "exchange_rate": 3,
+    "exchange_rate": 4,
     "iterations": 1,
 }  # sentences that stand on top, of questions that were asked
 

@@ -122,7 +122,6 @@ def run_questions(  # type: ignore[no-untyped-def]
 ) -> int:
     """Plans the questions, runs what is not done, reads the results and writes the reports; returns the exit code."""
     from experiments import running
-    from experiments.suite_page import write_suite
     from sweeps import Ledger
     from sweeps.progress import view
 
@@ -157,7 +156,7 @@ def run_questions(  # type: ignore[no-untyped-def]
                 raise
             unread += 1
             say(f"\n{question.name.replace('_', ' ')}\n  no answer: {error}")
-    say(f"\nall questions of this folder: {write_suite(out)}")
+    tell_suite(out)
     return SOME_FAILED if failed else BAD_INPUT if unread else DONE
 
 
@@ -281,7 +280,6 @@ class ReportCommand:
     def __call__(self) -> int:
         from experiments.question import GROUPS
         from experiments.running import questions_for
-        from experiments.suite_page import write_suite
         from sweeps import Ledger
 
         ledger = Ledger(self.out, create=False)
@@ -296,7 +294,7 @@ class ReportCommand:
                 say(f"skipping {question.name}: it has not been run in {self.out}")
                 continue
             answer(self.out, question.name, question, ledger.read_plan(question.name).cells)
-        say(f"\nall questions of this folder: {write_suite(self.out)}")
+        tell_suite(self.out)
         return DONE
 
 
@@ -423,3 +421,11 @@ def answer(out: Path, name: str, question, cells) -> None:  # type: ignore[no-un
     for sentence in reading.weak:
         say(f"  weak: {sentence}")
     say(f"  {path}")
+
+
+def tell_suite(out: Path) -> None:
+    """Write the page over all answers of the folder, and say where it is."""
+    from experiments.suite_page import write_suite
+
+    if (page := write_suite(out)) is not None:
+        say(f"\nall questions of this folder: {page}")

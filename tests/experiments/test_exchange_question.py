@@ -89,3 +89,14 @@ def test_kinds_that_no_search_would_train_are_left_out(smoke_world: Dataset, tmp
     assert list(kinds_of(photos)) == ["images only"]
     films: Any = SimpleNamespace(forms={"text": "text->image", "item": "image+text->image+text"}, folder=tmp_path)
     assert list(kinds_of(films)) == ["images only", "text only", "both"]
+
+
+def test_versions_that_differ_by_noise_alone_have_no_rate() -> None:
+    rows = versions({"image_recall@10": 0.0, "text_recall@10": 0.0})
+    rng = np.random.default_rng(1)
+    rows = rows.with_columns(
+        **{name: pl.Series(0.3 + 0.01 * rng.normal(size=24)) for name in ("image_recall@10", "text_recall@10")}
+    )
+    answer = " ".join(exchange_rate.read(rows).answer)
+    assert "No rate can be given: the versions do not differ" in answer
+    assert "nan" not in answer
