@@ -122,21 +122,8 @@ def isoflop(
         >>> round(isoflop(table, x="N", y="loss", budget="C").exponent, 6)
         0.5
     """
-    check_draws(draws, seed, "draws")
-    if method not in POINTS:
-        raise TableError(f"no method {method!r}; methods: {', '.join(POINTS)}")
-    valleys, few = _valleys(table, x, y, budget, noise, POINTS[method])
-    sds, measured = _noise(valleys, method, noise)
-    rng = np.random.default_rng(seed)
-    solve = _vertices if method == "parabola" else _interpolated
-    rows, drawn = [], []
-    for valley, sd in zip(valleys, sds, strict=True):
-        best, value = solve(valley.u, valley.y[None])
-        count = draws if np.any(sd > 0) else 0
-        noisy = valley.y + sd * rng.normal(size=(count, len(sd)))
-        stars = solve(valley.u, np.maximum(noisy, 1e-12 * valley.y))[0]
-        rows.append(_row(valley, best[0], value[0], stars, level))
-        drawn.append(stars if count else np.full(draws, best[0]))
+    found = _each(table, x, y, budget, method, noise, draws, level, seed)
+    valleys, few, measured, rows, drawn = found.valleys, found.few, found.measured, found.rows, found.drawn
     inside = np.array([row["edge"] != "outside" for row in rows])
     if inside.sum() < 3:
         raise TableError(f"{inside.sum()} of {len(rows)} budgets have their optimum inside the grid: three are needed")
@@ -159,6 +146,66 @@ def isoflop(
         data_hash=fingerprint(**{name: np.concatenate([valley.drawn[name] for valley in valleys]) for name in ("x", "y")}),
         options={"noise": noise, "draws": draws, "seed": seed}, level=level,
     )  # fmt: skip
+
+
+def valley_optima(
+    table: pl.DataFrame,
+    *,
+    x: str,
+    y: str,
+    budget: str,
+    method: Method = "parabola",
+    noise: float | str | None = None,
+    draws: int = 1000,
+    level: float = 0.95,
+    seed: int = 0,
+) -> tuple[dict[str, Any], ...]:
+    """The best x of each budget by itself: the rows of `isoflop`, for however few budgets, without a power law.
+
+    Raises:
+        TableError: as `isoflop`, but for too few budgets.
+    """
+    return tuple(_each(table, x, y, budget, method, noise, draws, level, seed).rows)
+
+
+@dataclass(frozen=True)
+class _Found:
+    """What the budgets give each by itself; `drawn`: optima under noise, in log x, by budget."""
+
+    valleys: list[_Valley]
+    few: list[str]
+    measured: float | None
+    rows: list[dict[str, Any]]
+    drawn: list[np.ndarray]
+
+
+def _each(
+    table: pl.DataFrame,
+    x: str,
+    y: str,
+    budget: str,
+    method: Method,
+    noise: float | str | None,
+    draws: int,
+    level: float,
+    seed: int,
+) -> _Found:
+    check_draws(draws, seed, "draws")
+    if method not in POINTS:
+        raise TableError(f"no method {method!r}; methods: {', '.join(POINTS)}")
+    valleys, few = _valleys(table, x, y, budget, noise, POINTS[method])
+    sds, measured = _noise(valleys, method, noise)
+    rng = np.random.default_rng(seed)
+    solve = _vertices if method == "parabola" else _interpolated
+    rows, drawn = [], []
+    for valley, sd in zip(valleys, sds, strict=True):
+        best, value = solve(valley.u, valley.y[None])
+        count = draws if np.any(sd > 0) else 0
+        noisy = valley.y + sd * rng.normal(size=(count, len(sd)))
+        stars = solve(valley.u, np.maximum(noisy, 1e-12 * valley.y))[0]
+        rows.append(_row(valley, best[0], value[0], stars, level))
+        drawn.append(stars if count else np.full(draws, best[0]))
+    return _Found(valleys, few, measured, rows, drawn)
 
 
 def optimum_exponent(fit: Fit, level: float = 0.95) -> tuple[float, float, float]:

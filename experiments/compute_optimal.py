@@ -7,15 +7,16 @@ inside the grid; doubtful where the two ways disagree beyond their intervals.
 """
 
 import math
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import analysis
 from analysis.axes import frame
-from analysis.figures import BLUE, VERMILLION, new_figure
-from analysis.isoflop import optimum_exponent
+from analysis.figures import BLUE, VERMILLION, line_figure, new_figure
+from analysis.isoflop import optimum_exponent, valley_optima
 from analysis.table import TableError
 from experiments import model_size
-from experiments.model_size import chosen_runs, joint_law, loss_flops
+from experiments.model_size import chosen_runs, joint_law
 from experiments.question import QuestionError, Reading
 from experiments.reading import number, primary_search
 
@@ -37,17 +38,24 @@ def read(results: "pl.DataFrame") -> Reading:
     points, noise = points_of(runs, metric)
     law = joint_law(runs, metric, "identity")
     reading.fits["joint law"] = law
-    iso = None
+    options: Any = {
+        "x": "active_params",
+        "y": metric,
+        "budget": "flops_spent",
+        "method": "interpolation",
+        "noise": noise,
+    }
+    valleys, iso = valley_optima(points, **options), None
     try:
-        iso = analysis.isoflop(
-            points, x="active_params", y=metric, budget="flops_spent", method="interpolation", noise=noise
-        )
+        iso = analysis.isoflop(points, **options)
+    except TableError as error:
+        reading.weak.insert(0, f"isoFLOP gives no power law: {error}")
+        reading.figures["valleys"] = valleys_figure(points, metric)
+    else:
         reading.fits["isoflop"] = iso
         reading.figures["valleys"] = iso.figure("The best size at each compute")
         reading.weak += [f"isoFLOP: {warning}" for warning in iso.warnings]
-    except TableError as error:
-        reading.weak.insert(0, f"isoFLOP gives no power law: {error}")
-    table = optima_of(points, runs, law, iso)
+    table = optima_of(points, runs, law, valleys)
     reading.tables["the best size of each compute"] = table
     reading.figures["optima"] = optima_figure(table)
     reading.answer = [
@@ -72,34 +80,39 @@ def points_of(runs: "pl.DataFrame", metric: str) -> tuple["pl.DataFrame", float]
     return groups.drop("variance").sort("compute", "active_params"), math.nan if pooled is None else math.sqrt(pooled)
 
 
-def optima_of(points: "pl.DataFrame", runs: "pl.DataFrame", law: Any, iso: Any) -> "pl.DataFrame":
+def optima_of(
+    points: "pl.DataFrame", runs: "pl.DataFrame", law: Any, valleys: "Sequence[dict[str, Any]]"
+) -> "pl.DataFrame":
     """One row a budget, and one beyond: the best active parameters by valley and by law, with intervals, and the law's tokens."""
     import polars as pl
 
-    valleys = {row["budget"]: row for row in iso.rows} if iso is not None else {}
+    by_budget = {row["budget"]: row for row in valleys}
     budgets = sorted(set(points["flops_spent"]))
-    for_loss = loss_flops(number(runs["batch"][0]), number(runs["embedding"][0]))
-    a_token = for_loss * number((runs["steps"] * runs["batch"] / runs["tokens"]).mean())
+    spent = (
+        runs["posttrain_flops"] / runs["tokens"]
+    )  # whatever the size, a token of a pair costs its loss and its photo
+    a_token = number((spent * (1 - runs["encoder_share"])).mean())
+    without_loss = number((spent * (1 - runs["encoder_share"] - runs["loss_share"])).mean())
     rows = []
     for budget in (*budgets, MORE * budgets[-1]):
-        row = valleys.get(budget, {})
+        row = by_budget.get(budget, {})
         kept = row and row["edge"] != "outside"
         best = _allocated(law, budget, a_token)
-        free = _allocated(law, budget, 0.0)
+        free = _allocated(law, budget, without_loss)
         rows.append({
             "compute": budget, "run": budget <= budgets[-1],
-            "isoflop": row["x"] if kept else math.nan, "isoflop low": row["low"] if kept else math.nan,
-            "isoflop high": row["high"] if kept else math.nan, "edge": row.get("edge", "outside"),
+            "valley": row["x"] if kept else math.nan, "valley low": row["low"] if kept else math.nan,
+            "valley high": row["high"] if kept else math.nan, "edge": row.get("edge", "outside"),
             "law": best["active_params"]["x"], "law low": best["active_params"]["low"], "law high": best["active_params"]["high"],
             "law tokens": best["tokens"]["x"], "law, loss for nothing": free["active_params"]["x"],
         })  # fmt: skip
     return pl.DataFrame(rows)
 
 
-def _allocated(law: Any, budget: float, loss_a_token: float) -> dict[str, dict[str, Any]]:
-    """The law's optimum under 6 N D and the loss of each token, by axis."""
+def _allocated(law: Any, budget: float, other_a_token: float) -> dict[str, dict[str, Any]]:
+    """The law's optimum under 6 N D and what each token costs besides the encoder, by axis."""
     spent = analysis.allocate(
-        law, cost=lambda v: v["tokens"] * (6 * v["active_params"] + loss_a_token), budget=budget, better="lower"
+        law, cost=lambda v: v["tokens"] * (6 * v["active_params"] + other_a_token), budget=budget, better="lower"
     )
     return {row["axis"]: row for row in spent.rows}
 
@@ -110,7 +123,8 @@ def exponents(iso: Any, law: Any) -> list[str]:
     by_law = f"{value:.2f} " + (f"[{low:.2f}, {high:.2f}]" if math.isfinite(low) else "(no interval)")
     if iso is None:
         return [
-            f"The best size grows as compute^{by_law} by the joint law; no valley has its floor inside the grid at three budgets."
+            f"The best size grows as compute^{by_law} by the joint law; by valleys none can be told: fewer than three budgets "
+            "have their best size inside the grid."
         ]
     at, high_at = iso.interval
     by_valleys = f"{iso.exponent:.2f} " + (f"[{at:.2f}, {high_at:.2f}]" if math.isfinite(at) else "(no interval)")
@@ -130,10 +144,10 @@ def told(row: dict[str, Any]) -> str:
     )
     if not row["run"]:
         return f"{MORE:.0f} times the largest compute run, {row['compute']:.2g} FLOPs, is best spent on {law}: an extrapolation."
-    if math.isnan(row["isoflop"]):
+    if math.isnan(row["valley"]):
         return f"{row['compute']:.2g} FLOPs: no best size inside the grid; {law}."
     valley = (
-        f"{row['isoflop']:,.0f} [{row['isoflop low']:,.0f}, {row['isoflop high']:,.0f}] active parameters by the valley"
+        f"{row['valley']:,.0f} [{row['valley low']:,.0f}, {row['valley high']:,.0f}] active parameters by the valley"
     )
     at_end = ", whose lowest point is an end of the grid" if row["edge"] == "end" else ""
     return f"{row['compute']:.2g} FLOPs: {valley}{at_end}; {law}."
@@ -151,6 +165,17 @@ def loss_sentence(runs: "pl.DataFrame", table: "pl.DataFrame") -> str:
     )
 
 
+def valleys_figure(points: "pl.DataFrame", metric: str) -> "Figure":
+    """The metric against size, a line a budget: what there is to see where no power law can be told."""
+    import polars as pl
+
+    shown = points.with_columns(FLOPs=pl.Series([f"{spent:.2g} FLOPs" for spent in points["flops_spent"]]))
+    return line_figure(
+        shown, x="active_params", y=metric, series="FLOPs", title="Size at equal compute", xlabel="active parameters",
+        ylabel=metric,
+    )  # fmt: skip
+
+
 def optima_figure(table: "pl.DataFrame") -> "Figure":
     """The best size against compute: valleys (dots) and the joint law (line), with their 95 % intervals."""
     figure = new_figure(height=4.0)
@@ -158,10 +183,11 @@ def optima_figure(table: "pl.DataFrame") -> "Figure":
     compute = table["compute"].to_numpy()
     ax.fill_between(compute, table["law low"], table["law high"], color=VERMILLION, alpha=0.18, lw=0)
     ax.plot(compute, table["law"], color=VERMILLION, marker="s", ms=5, label="joint law")
-    inside = table.filter(table["isoflop"].is_not_nan())
+    inside = table.filter(table["valley"].is_not_nan())
     for row in inside.iter_rows(named=True):
-        ax.plot([row["compute"]] * 2, [row["isoflop low"], row["isoflop high"]], color=BLUE, lw=1.8)
-    ax.plot(inside["compute"], inside["isoflop"], color=BLUE, marker="o", ms=7, ls="", label="valley of the budget")
+        ax.plot([row["compute"]] * 2, [row["valley low"], row["valley high"]], color=BLUE, lw=1.8)
+    if inside.height:
+        ax.plot(inside["compute"], inside["valley"], color=BLUE, marker="o", ms=7, ls="", label="valley of the budget")
     largest = number(table.filter("run")["compute"].max())
     ax.axvline(largest, color="0.6", ls=":", lw=1.2)
     ax.annotate(" beyond what was run", (largest, 0.02), xycoords=("data", "axes fraction"), fontsize=8)

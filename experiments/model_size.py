@@ -7,7 +7,7 @@ intervals more often than stated, or if size does not matter within what seeds s
 """
 
 import math
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import analysis
@@ -15,8 +15,9 @@ from analysis.figures import line_figure
 from experiments import steps
 from experiments.question import QuestionError, Reading
 from experiments.reading import number, primary_search, throughput_sentence
-from experiments.recipes import measured_search, recipe_for
+from experiments.recipes import Recipe, measured_search, recipe_for
 from experiments.tuning import choose_rates, tune
+from moon_jax.data.augment import draw_views, show
 from moon_jax.data.forms import Form
 from moon_jax.data.loading import words_of
 from moon_jax.flops import count_flops
@@ -40,18 +41,33 @@ def cells(preset: str, data: "Dataset") -> list[Cell]:
     ends = (recipe.compute[0], recipe.compute[-1])
     for size in recipe.compute_sizes:
         sized = replace(recipe, size=size)
-        price = token_price(steps.encoder(sized), search, recipe.batch, recipe.text_length)
+        price = pair_price(steps.encoder(sized), search, recipe)
+        told = {"encoder_share": price.encoder / price.flops, "loss_share": price.loss / price.flops}
         for compute, seed, lr in tune(recipe.compute, seeds=recipe.seeds, axis=recipe.lr_axis, at=ends):
-            run = steps.posttrain(data, sized, forms=(search,), tokens=round(compute / price), seed=seed, lr=lr)
+            tokens = round(compute / price.flops * price.tokens)
+            run = steps.posttrain(data, sized, forms=(search,), tokens=tokens, seed=seed, lr=lr)
             named = {"posttrain": run, "embed": steps.embed(data, sized, run, (search,), search.item)}
             coordinates = {"size": size, "compute": compute, "seed": seed, "lr": lr, "run": run.name}
-            told = {"batch": recipe.batch, "embedding": recipe.embedding}
-            out.append(Cell({**coordinates, **told}, named))
+            out.append(Cell({**coordinates, "batch": recipe.batch, **told}, named))
     return out
 
 
-def token_price(encoder: EncoderConfig, form: Form, batch: int, text_length: int) -> float:
-    """Training FLOPs for a token of a pair, its share of the loss over the batch included; texts are taken to be full.
+@dataclass(frozen=True)
+class Price:
+    """Training FLOPs of one pair by what they are spent on, and its tokens."""
+
+    encoder: float
+    photos: float
+    loss: float
+    tokens: int
+
+    @property
+    def flops(self) -> float:
+        return self.encoder + self.photos + self.loss
+
+
+def pair_price(encoder: EncoderConfig, form: Form, recipe: Recipe) -> Price:
+    """What a pair costs: the encoder forward and backward, augmented photos, and the loss over the batch; texts taken to be full.
 
     Real texts are shorter, so that a budget buys more steps than foreseen: by one factor for all sizes, which leaves the sizes
     equal. What was spent is counted by the runs themselves (`posttrain_flops`).
@@ -61,13 +77,16 @@ def token_price(encoder: EncoderConfig, form: Form, batch: int, text_length: int
     from flax import nnx
 
     graph, params = nnx.split(nnx.eval_shape(lambda: encoder.build(0)))
-    flops = tokens = 0
-    for side in (form.query, form.item):
-        image = jax.ShapeDtypeStruct((1, encoder.height, encoder.width, 3), np.uint8) if "image" in side else None
-        text = jax.ShapeDtypeStruct((1, text_length), np.int32) if words_of(side) else None
+    pixels = jax.ShapeDtypeStruct((1, encoder.height, encoder.width, 3), np.uint8)
+    views = jax.eval_shape(lambda: draw_views(1, jax.random.key(0)))
+    words = jax.ShapeDtypeStruct((1, recipe.text_length), np.int32)
+    flops = photos = tokens = 0
+    for side, augmented in ((form.query, True), (form.item, recipe.augment_items)):
+        image, text = pixels if "image" in side else None, words if words_of(side) else None
         flops += count_flops(lambda p, i, t: nnx.merge(graph, p)(i, t), params, image, text)
-        tokens += encoder.patches * (image is not None) + text_length * (text is not None)
-    return (TRAINING * flops + loss_flops(batch, encoder.embedding)) / tokens
+        photos += count_flops(show, pixels, views) if image is not None and augmented else 0
+        tokens += encoder.patches * (image is not None) + recipe.text_length * (text is not None)
+    return Price(TRAINING * flops, photos, loss_flops(recipe.batch, encoder.embedding), tokens)
 
 
 def loss_flops(batch: float, embedding: float) -> float:
@@ -78,8 +97,8 @@ def loss_flops(batch: float, embedding: float) -> float:
 def chosen_runs(results: "pl.DataFrame") -> "tuple[pl.DataFrame, list[str], list[str]]":
     """Runs at each size's chosen rates, with what they cost: (rows, how rates were chosen, weak points).
 
-    Adds `flops_spent` (realised, mean of the budget's runs: what equal compute means), `loss_share` of them, and
-    `active_params`: the encoder's FLOPs a token over 6, so that compute is 6 N D and the loss.
+    Adds `flops_spent` (realised, mean of the budget's runs: what equal compute means), how far `apart` from it a run is, and
+    `active_params`: the encoder's FLOPs a token over 6, so that compute is 6 N D, the loss and the photos.
     """
     import polars as pl
 
@@ -91,9 +110,7 @@ def chosen_runs(results: "pl.DataFrame") -> "tuple[pl.DataFrame, list[str], list
         said += [f"{size}: {line}" for line in rates]
         weak += [f"{size}: {line}" for line in edges]
     runs = pl.concat(parts)
-    loss = pl.col("steps") * pl.col("batch") * loss_flops(1, 1) * pl.col("batch") * pl.col("embedding")
-    runs = runs.with_columns(loss_share=loss / pl.col("posttrain_flops"))
-    body = pl.col("posttrain_flops") * (1 - pl.col("loss_share")) / (6 * pl.col("tokens"))
+    body = pl.col("posttrain_flops") * pl.col("encoder_share") / (6 * pl.col("tokens"))
     runs = runs.with_columns(
         active_params=body.mean().over("size"),
         flops_spent=pl.col("posttrain_flops").mean().over("compute"),
