@@ -29,7 +29,6 @@ if TYPE_CHECKING:
 
     from moon_jax.data.contract import Dataset
 
-TRAINING = 3  # times the FLOPs of the forward pass: the gradient costs twice as much
 AXES = ("active_params", "tokens")
 
 
@@ -83,10 +82,11 @@ def pair_price(encoder: EncoderConfig, form: Form, recipe: Recipe) -> Price:
     flops = photos = tokens = 0
     for side, augmented in ((form.query, True), (form.item, recipe.augment_items)):
         image, text = pixels if "image" in side else None, words if words_of(side) else None
-        flops += count_flops(lambda p, i, t: nnx.merge(graph, p)(i, t), params, image, text)
+        learn = jax.grad(lambda p, i, t: nnx.merge(graph, p)(i, t).sum(), allow_int=True)
+        flops += count_flops(learn, params, image, text)
         photos += count_flops(show, pixels, views) if image is not None and augmented else 0
         tokens += encoder.patches * (image is not None) + recipe.text_length * (text is not None)
-    return Price(TRAINING * flops, photos, loss_flops(recipe.batch, encoder.embedding), tokens)
+    return Price(flops, photos, loss_flops(recipe.batch, encoder.embedding), tokens)
 
 
 def loss_flops(batch: float, embedding: float) -> float:
