@@ -14,7 +14,9 @@ ROOT = Path(__file__).parents[2]
 DOCUMENTS = sorted(
     [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("results/*.md"), *ROOT.glob("benchmarks/*.md")]
 )
-SOURCED = re.compile(r"<!-- from ([\w/, ]+) -->")  # before a paragraph, a list or a table: what its numbers come from
+MARK = (
+    "<!-- from results -->"  # before a table: the numbers of a row are from the kept answers of the question it names
+)
 NUMBER = re.compile(r"(?<![\w.])[+-]?\d*\.\d+(?:e[+-]?\d+)?")
 
 
@@ -33,9 +35,12 @@ def numbers_in(value: Any) -> Iterator[float]:
 
 
 def sourced() -> list[tuple[str, str]]:
-    """(sources, the text up to the next empty line) of everything in the README that says where it comes from."""
-    text = (ROOT / "README.md").read_text()
-    return [(found[1], text[found.end() :].strip().split("\n\n")[0]) for found in SOURCED.finditer(text)]
+    """(question, row) of the rows of the README's tables that say that they are from the results."""
+    rows = []
+    for table in (ROOT / "README.md").read_text().split(MARK)[1:]:
+        lines = table.strip().split("\n\n")[0].splitlines()[2:]
+        rows += [(re.findall(r"`(\w+)`", line.split("|")[1])[-1], line) for line in lines]
+    return rows
 
 
 def holds(number: str, known: list[float]) -> bool:
@@ -46,20 +51,20 @@ def holds(number: str, known: list[float]) -> bool:
 
 
 def test_the_readme_names_the_source_of_its_results() -> None:
-    assert len(sourced()) >= 3
+    assert len(sourced()) >= 6
     text = (ROOT / "README.md").read_text()
-    for paragraph, _ in ((p, 0) for p in text.split("\n\n")):
+    for paragraph in text.split("\n\n"):
         if re.search(r"[+-]?\.\d+ \[[+-]?\.\d+", paragraph):  # a value with its interval
-            assert SOURCED.search(paragraph), paragraph
+            assert MARK in paragraph, paragraph
 
 
-@pytest.mark.parametrize(("sources", "text"), sourced(), ids=[source for source, _ in sourced()])
-def test_numbers_of_the_readme_stand_in_the_results(sources: str, text: str) -> None:
-    known: list[float] = []
-    for source in sources.split(", "):
-        known += numbers_in(json.loads((ROOT / "results" / source / "answer.json").read_text()))
-    missing = [number for number in NUMBER.findall(text) if not holds(number, known)]
-    assert not missing, f"not in {sources}: {missing}"
+@pytest.mark.parametrize(("question", "row"), sourced(), ids=[question for question, _ in sourced()])
+def test_numbers_of_the_readme_stand_in_the_results(question: str, row: str) -> None:
+    answers = list(ROOT.glob(f"results/*/{question}/answer.json"))
+    assert answers
+    known = [number for path in answers for number in numbers_in(json.loads(path.read_text()))]
+    missing = [number for number in NUMBER.findall(row) if not holds(number, known)]
+    assert not missing, f"not in the answers of {question}: {missing}"
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=[str(path.relative_to(ROOT)) for path in DOCUMENTS])

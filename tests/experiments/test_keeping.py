@@ -91,6 +91,7 @@ def test_kept_tables_give_the_same_answer_again(tmp_path: Path, monkeypatch: pyt
     assert told == pages == [first / "report.html", tmp_path / "results" / "shop" / "report.html", overview]
     assert "- It falls with exponent 0.1" in overview.read_text()
     assert "![shop: falling](shop/falling/figures/error.png)" in overview.read_text()
+    assert keeping.redraw(tmp_path / "results" / "shop") == pages[:2]  # a set by itself: no overview in it
     before = (first / "answer.json").read_bytes(), (first / "fits" / "error.json").read_bytes()
     keeping.redraw(tmp_path / "results")
     assert ((first / "answer.json").read_bytes(), (first / "fits" / "error.json").read_bytes()) == before
