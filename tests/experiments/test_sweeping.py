@@ -17,7 +17,7 @@ from experiments.tracking import Curves
 from sweeps import Cell, Ledger, Step, SweepError, work
 
 Moon = Callable[..., subprocess.CompletedProcess[str]]
-README = Path(__file__).parents[2] / "README.md"
+CLUSTER = Path(__file__).parents[2] / "docs" / "cluster.md"
 
 
 @pytest.fixture
@@ -88,8 +88,8 @@ def test_metrics_that_differ_are_found_and_noise_is_not() -> None:
     assert (row["mean difference"], row["largest"]) == (pytest.approx(0.05), pytest.approx(0.1))
 
 
-def test_the_readmes_own_function_is_swept(tmp_path: Path) -> None:
-    code = re.search(r"`sweep\.py`:\n```python\n(.*?)```", README.read_text(), re.DOTALL)
+def test_the_documents_own_function_is_swept(tmp_path: Path) -> None:
+    code = re.search(r"`sweep\.py`:\n```python\n(.*?)```", CLUSTER.read_text(), re.DOTALL)
     assert code is not None
     assert len([line for line in code[1].splitlines() if line.strip()]) <= 10
     (tmp_path / "sweep.py").write_text(code[1])
