@@ -80,7 +80,7 @@ def rise_sentence(runs: "pl.DataFrame", fit: Any, metric: str, axis: str, what: 
     seen = "" if below > 0 or above < 0 else "; the interval includes 0, so no slope is seen"
     of = f"1 - {metric}" if fit.transform == "error" else metric
     return (
-        f"{metric} {way} from {low:.3f} at {first:,.0f} {what} to {high:.3f} at {last:,.0f}; the slope of {of} in logs is "
+        f"{metric} {way} from {low:.3f} at {first:,.0f} to {high:.3f} at {last:,.0f} {what}; the slope of {of} in logs is "
         f"{slope:+.3f} [{below:+.3f}, {above:+.3f}]{seen}."
     )
 
