@@ -93,7 +93,7 @@ def write_reading(
         "tables": {name: frame.to_dicts() for name, frame in reading.tables.items() if frame.height <= TOLD},
         "provenance": made,
     }
-    write_json(home / "answer.json", plain(answer))
+    write_json(home / "answer.json", _rounded(plain(answer)))
     return write_report(
         home / "report.html",
         title=question.name.replace("_", " ").capitalize(),
@@ -135,3 +135,12 @@ def provenance_of(table: "pl.DataFrame", about: dict[str, Any]) -> dict[str, Any
         "commit": ", ".join(sorted(set(table["commit"].drop_nulls()))) or "not in a commit",
         "table": "results.parquet beside this page",
     }
+
+
+def _rounded(value: Any) -> Any:
+    """Floats to eight digits: sums over threads differ in the last ones, and an answer that is made again should be the same."""
+    if isinstance(value, dict):
+        return {name: _rounded(item) for name, item in value.items()}
+    if isinstance(value, list):
+        return [_rounded(item) for item in value]
+    return float(f"{value:.8g}") if isinstance(value, float) else value
