@@ -17,13 +17,13 @@ answer() { # name of the set, dataset ("" for the planted world), questions
 }
 
 # shellcheck disable=SC2086  # lists of names
-answer planted "" $core $compute iterations ablations
+answer planted "" $core $compute iterations
 if [ -n "${1:-}" ]; then
     [ -d data/fashion ] || "$moon" data import fashion "$1" data/fashion
     [ -d data/fashion-users ] ||
         "$moon" data simulate data/fashion data/fashion-users --by colour articleType --users 3000 --text-searches
     # shellcheck disable=SC2086
-    answer fashion data/fashion-users $core $compute iterations
+    answer fashion data/fashion-users $core iterations
 fi
 if [ -n "${2:-}" ]; then
     [ -d data/movielens ] || "$moon" data import movielens "$2" data/movielens
