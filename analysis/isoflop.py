@@ -148,24 +148,15 @@ def isoflop(
     )  # fmt: skip
 
 
-def valley_optima(
-    table: pl.DataFrame,
-    *,
-    x: str,
-    y: str,
-    budget: str,
-    method: Method = "parabola",
-    noise: float | str | None = None,
-    draws: int = 1000,
-    level: float = 0.95,
-    seed: int = 0,
-) -> tuple[dict[str, Any], ...]:
+def valley_optima(table: pl.DataFrame, *, x: str, y: str, budget: str, **options: Any) -> tuple[dict[str, Any], ...]:
     """The best x of each budget by itself: the rows of `isoflop`, for however few budgets, without a power law.
+
+    options: `method`, `noise`, `draws`, `level`, `seed`, as of `isoflop`.
 
     Raises:
         TableError: as `isoflop`, but for too few budgets.
     """
-    return tuple(_each(table, x, y, budget, method, noise, draws, level, seed).rows)
+    return tuple(_each(table, x, y, budget, **options).rows)
 
 
 @dataclass(frozen=True)
@@ -180,16 +171,9 @@ class _Found:
 
 
 def _each(
-    table: pl.DataFrame,
-    x: str,
-    y: str,
-    budget: str,
-    method: Method,
-    noise: float | str | None,
-    draws: int,
-    level: float,
-    seed: int,
-) -> _Found:
+    table: pl.DataFrame, x: str, y: str, budget: str, method: Method = "parabola", noise: float | str | None = None,
+    draws: int = 1000, level: float = 0.95, seed: int = 0,
+) -> _Found:  # fmt: skip
     check_draws(draws, seed, "draws")
     if method not in POINTS:
         raise TableError(f"no method {method!r}; methods: {', '.join(POINTS)}")

@@ -45,13 +45,15 @@ def read(results: "pl.DataFrame") -> Reading:
         "method": "interpolation",
         "noise": noise,
     }
-    valleys, iso = valley_optima(points, **options), None
+    iso: Any = None
     try:
         iso = analysis.isoflop(points, **options)
     except TableError as error:
+        valleys = valley_optima(points, **options)
         reading.weak.insert(0, f"isoFLOP gives no power law: {error}")
         reading.figures["valleys"] = valleys_figure(points, metric)
     else:
+        valleys = iso.rows
         reading.fits["isoflop"] = iso
         reading.figures["valleys"] = iso.figure("The best size at each compute")
         reading.weak += [f"isoFLOP: {warning}" for warning in iso.warnings]

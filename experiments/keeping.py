@@ -18,22 +18,27 @@ KEPT = ("results.parquet", "about.json")
 
 
 def keep(runs: Path, question: str, to: Path) -> Path:
-    """Copy a question's table and provenance from a folder of runs to `to/<question>`.
+    """Copy a question's table and provenance from a folder of runs to `to/<question>`; of a .py file that file, too.
 
     Raises QuestionError where it has not been run there, or some of its cells have not finished.
     """
     import polars as pl
 
-    home = runs / question
+    own = Path(question) if question.endswith(".py") else None
+    if own is not None and not own.is_file():
+        raise QuestionError(f"{own}: there is no such file")
+    home = runs / (question if own is None else own.stem)
     if missing := [name for name in KEPT if not (home / name).exists()]:
         raise QuestionError(f"{home}: there is no {missing[0]}; run the question first")
     unfinished = pl.read_parquet(home / "results.parquet").filter(pl.col("status").is_in(["pending", "running"])).height
     if unfinished:
         raise QuestionError(f"{home}: {unfinished} cells have not finished yet")
-    target = to / question
+    target = to / home.name
     target.mkdir(parents=True, exist_ok=True)
     for name in KEPT:
         shutil.copyfile(home / name, target / name)
+    if own is not None:
+        shutil.copyfile(own, target / own.name)
     return target
 
 
@@ -76,7 +81,8 @@ def answer_kept(home: Path) -> Path:
     from experiments import answering
     from experiments.question import load_question
 
-    question = load_question(home.name)
+    own = home / f"{home.name}.py"
+    question = load_question(str(own) if own.exists() else home.name)
     table = pl.read_parquet(home / "results.parquet")
     reading = answering.reading_of(question, table, home.parent)
     return answering.write_reading(home.parent, question, reading, table, json.loads((home / "about.json").read_text()))

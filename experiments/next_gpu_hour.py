@@ -169,16 +169,18 @@ def _setup(results: "pl.DataFrame", reading: Reading) -> Setup:
         raise QuestionError(f"next_gpu_hour: no cell of {', '.join(missing)} has finished yet")
     metric = f"{primary_search(tables['training_tokens'])}_recall@10"
     fits = {part: question.read(tables[part]).fits for part, question in PARTS.items() if part != "exchange_rate"}
-    judged = {
-        "tokens": fits["training_tokens"][f"{metric}-power_floor"],
-        "negatives": fits["negatives"][f"{metric}-power_floor"],
-    }
-    length = fits["sequence_length"].get(f"gauc-{READER.lower()}-power_floor")
-    if length is not None:
-        judged["length"] = length
-    for axis, law in judged.items():
+    judged = {}
+    for axis, (part, name) in {
+        "tokens": ("training_tokens", f"{metric}-power_floor"),
+        "negatives": ("negatives", f"{metric}-power_floor"),
+        "length": ("sequence_length", f"gauc-{READER.lower()}-power_floor"),
+    }.items():
+        if axis == "length" and name not in fits[part]:  # too few lengths for a law
+            continue
+        judged[axis] = law = fits[part][name]
         if law.holdout and law.holdout["within"] is not None:
-            reading.held[f"law of {axis}"] = (law.holdout["within"], law.holdout["of"])
+            reading.held[f"{part}: {name}"] = (law.holdout["within"], law.holdout["of"])
+    length = judged.get("length")
     rate = analysis.exchange_rate(tables["exchange_rate"], of=metric, into="gauc", cluster="version")
     low, high = rate.interval
     told = f"{rate.slope:+.4f} GAUC per unit of {metric} [{low:+.4f}, {high:+.4f}] over {rate.n} versions"

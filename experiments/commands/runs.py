@@ -302,7 +302,8 @@ class ReportCommand:
 class KeepCommand:
     """Keep questions' tables with their provenance, small enough for a repository; `moon redraw` makes all else of them again.
 
-    Example: moon keep training_tokens exchange_rate --out runs-fashion --to results/fashion
+    Examples: moon keep training_tokens exchange_rate --out runs-fashion --to results/fashion
+              moon keep my_question.py --to results/shop        (the file is kept with it)
     """
 
     questions: Positional[Annotated[tuple[str, ...], arg(metavar="QUESTION [QUESTION ...]")]]

@@ -1,7 +1,9 @@
 """Kept tables: what is drawn and said of them is what was said when they were made; the page of a whole folder."""
 
 import json
+import os
 import re
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -79,27 +81,44 @@ def test_a_shortfall_is_one_beyond_chance(within: int, of: int, said: bool) -> N
     assert (answering.shortfall({"a": (within, of)}) is not None) == said
 
 
+OWN = '''"""It falls."""
+from test_keeping import read
+
+
+def cells(preset, data):
+    return []
+'''
+
+
 def test_kept_tables_give_the_same_answer_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A question of one's own is kept with its file, and read again by processes that know nothing else of it."""
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(Path(__file__).parent), *sys.path]))
     runs = put(tmp_path / "runs", table()).parent
-    first = keeping.keep(runs, "falling", tmp_path / "results" / "shop")
-    assert {path.name for path in first.iterdir()} == {"results.parquet", "about.json"}
-    monkeypatch.setattr("experiments.question.load_question", lambda name: QUESTION)
-    monkeypatch.setattr(keeping, "_answered", lambda kept: map(keeping.answer_kept, kept))
+    (tmp_path / "falling.py").write_text(OWN)
+    first = keeping.keep(runs, str(tmp_path / "falling.py"), tmp_path / "results" / "shop")
+    assert {path.name for path in first.iterdir()} == {"results.parquet", "about.json", "falling.py"}
     told: list[Path] = []
     pages = keeping.redraw(tmp_path / "results", told.append)
     overview = tmp_path / "results" / "README.md"
     assert told == pages == [first / "report.html", tmp_path / "results" / "shop" / "report.html", overview]
     assert "- It falls with exponent 0.1" in overview.read_text()
     assert "![shop: falling](shop/falling/figures/error.png)" in overview.read_text()
-    assert keeping.redraw(tmp_path / "results" / "shop") == pages[:2]  # a set by itself: no overview in it
     before = (first / "answer.json").read_bytes(), (first / "fits" / "error.json").read_bytes()
-    keeping.redraw(tmp_path / "results")
+    assert keeping.redraw(tmp_path / "results" / "shop") == pages[:2]  # a set by itself: no overview in it
     assert ((first / "answer.json").read_bytes(), (first / "fits" / "error.json").read_bytes()) == before
     whole = (tmp_path / "results" / "shop" / "report.html").read_text()
     assert "What pays: a shop" in whole
     assert "2 of 2 runs lie within" in whole
     assert 'href="falling/report.html"' in whole
     assert "<script" not in whole
+
+
+def test_laws_that_two_questions_read_count_once() -> None:
+    answers = {
+        "training_tokens": {"held_out": {"recall": [1, 2]}},
+        "next_gpu_hour": {"held_out": {"training_tokens: recall": [1, 2], "negatives: recall": [2, 2]}},
+    }
+    assert suite_page.held_in(answers) == {"training_tokens: recall": (1, 2), "negatives: recall": (2, 2)}
 
 
 @pytest.mark.parametrize("state", ["pending", "running"])
