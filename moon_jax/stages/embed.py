@@ -88,15 +88,18 @@ def embed(
     for form in config.searches:
         test, valid = (Search.of(prepared, form, split) for split in ("test", "valid"))
         queries_QxD, items_NxD = encode(*test.shown(prepared, form)), gallery(form.item)
-        measured = test.measure(queries_QxD, items_NxD, temperature, config.seed)
-        shares = test.shares(queries_QxD, items_NxD, config.dims)
+        top_QxK = test.nearest(queries_QxD, items_NxD)
+        shares = test.shares(top_QxK) | test.narrow_shares(queries_QxD, items_NxD, config.dims)
+        measured = test.found(top_QxK) | test.closeness(queries_QxD, items_NxD, temperature, config.seed)
         measured |= {name: float(share_Q.mean()) for name, share_Q in shares.items() if name not in measured}
         if form.search == "image":
-            measured |= test.without_twins(prepared, queries_QxD, items_NxD)
+            measured |= test.without_twins(prepared, top_QxK)
             np.save(folder / "image_hits.npy", shares["hit@10"] > 0)
             np.savez(folder / SHARES, **shares)  # type: ignore[arg-type]  # its stub takes one for allow_pickle
         metrics |= {f"{form.search}_{name}": value for name, value in measured.items()}
-        measured = valid.measure(encode(*valid.shown(prepared, form)), items_NxD, temperature, config.seed)
+        queries_QxD = encode(*valid.shown(prepared, form))
+        measured = valid.found(valid.nearest(queries_QxD, items_NxD))
+        measured |= valid.closeness(queries_QxD, items_NxD, temperature, config.seed)
         kept = ("recall@10", "entropy", "queries")
         metrics |= {f"valid_{form.search}_{name}": measured[name] for name in kept if name in measured}
     items_NxD = gallery(config.item)
@@ -181,48 +184,59 @@ class Search:
         words = words_of(form.query)
         return pixels, prepared.query_words(form.search, self.queries_Q, words) if words else None
 
-    def measure(self, queries_QxD: Array, gallery_NxD: Array, temperature: float | None, seed: int) -> dict[str, Any]:
-        """recall@K and hit@K for the KS, alignment, and with a temperature the contrastive entropy over fixed candidates."""
-        deepest = min(max(KS), gallery_NxD.shape[0] - 1)
-        top = top_k(queries_QxD, gallery_NxD, deepest, exclude_Q=self.own_Q)
+    def nearest(self, queries_QxD: Array, gallery_NxD: Array) -> Array:
+        """int64 Q x K: the gallery rows that each query finds, best first, as deep as the largest of the KS or the gallery."""
+        return top_k(queries_QxD, gallery_NxD, min(max(KS), len(gallery_NxD) - 1), exclude_Q=self.own_Q)
+
+    def found(self, top_QxK: Array) -> dict[str, Any]:
+        """`queries`, and recall@K and hit@K for the KS that the search went down to."""
         metrics: dict[str, Any] = {"queries": len(self.queries_Q)}
-        for k in (k for k in KS if k <= deepest):
-            metrics[f"recall@{k}"] = recall_at_k(top, self.relevant, k)
-            metrics[f"hit@{k}"] = hit_rate_at_k(top, self.relevant, k)
+        for k in (k for k in KS if k <= top_QxK.shape[1]):
+            metrics[f"recall@{k}"] = recall_at_k(top_QxK, self.relevant, k)
+            metrics[f"hit@{k}"] = hit_rate_at_k(top_QxK, self.relevant, k)
+        return metrics
+
+    def closeness(
+        self, queries_QxD: Array, gallery_NxD: Array, temperature: float | None, seed: int
+    ) -> dict[str, float]:
+        """Alignment with a relevant item, and with a temperature the contrastive entropy over fixed candidates."""
         positive_Q = np.array([rows[0] for rows in self.relevant])
-        metrics["alignment"] = alignment(queries_QxD, gallery_NxD[positive_Q])
+        metrics = {"alignment": alignment(queries_QxD, gallery_NxD[positive_Q])}
         if temperature is not None:
             candidates = self.candidates(gallery_NxD.shape[0], seed)
             metrics["entropy"] = contrastive_entropy(queries_QxD, gallery_NxD, positive_Q, candidates, temperature)
         return metrics
 
-    def shares(self, queries_QxD: Array, gallery_NxD: Array, dims: tuple[int, ...] = ()) -> dict[str, Array]:
+    def shares(self, top_QxK: Array) -> dict[str, Array]:
         """What each query scores, float32 Q; the means are the metrics.
 
-        "recall@K" for the KS: the share of its relevant rows that stand in its top K; "hit@10": whether one does. With
-        `_dN` after it the same of the vectors' first N dimensions, for each N of `dims`.
+        "recall@K" for the KS: the share of its relevant rows that stand in its top K; "hit@10": whether one does.
         """
         out = {}
-        for dim in (None, *dims):
-            cut = "" if dim is None else f"_d{dim}"
-            queries, gallery = (v if dim is None else unit(v[:, :dim]) for v in (queries_QxD, gallery_NxD))
-            top = top_k(queries, gallery, min(max(KS), len(gallery) - 1), exclude_Q=self.own_Q)
-            for k in (k for k in KS if k <= top.shape[1]):
-                found = [
-                    np.isin(np.unique(rows), best).mean() for best, rows in zip(top[:, :k], self.relevant, strict=True)
-                ]
-                out[f"recall@{k}{cut}"] = np.array(found, np.float32)
-            if top.shape[1] >= 10:
-                out[f"hit@10{cut}"] = (out[f"recall@10{cut}"] > 0).astype(np.float32)
+        for k in (k for k in KS if k <= top_QxK.shape[1]):
+            found = [
+                np.isin(np.unique(rows), best).mean() for best, rows in zip(top_QxK[:, :k], self.relevant, strict=True)
+            ]
+            out[f"recall@{k}"] = np.array(found, np.float32)
+        if top_QxK.shape[1] >= 10:
+            out["hit@10"] = (out["recall@10"] > 0).astype(np.float32)
         return out
 
-    def without_twins(self, prepared: Prepared, queries_QxD: Array, gallery_NxD: Array) -> dict[str, Any]:
+    def narrow_shares(self, queries_QxD: Array, gallery_NxD: Array, dims: tuple[int, ...]) -> dict[str, Array]:
+        """`shares` of the vectors' first N dimensions, for each N of `dims`, with `_dN` after the name."""
+        out: dict[str, Array] = {}
+        for dim in dims:
+            top_QxK = self.nearest(unit(queries_QxD[:, :dim]), unit(gallery_NxD[:, :dim]))
+            out |= {f"{name}_d{dim}": share_Q for name, share_Q in self.shares(top_QxK).items()}
+        return out
+
+    def without_twins(self, prepared: Prepared, top_QxK: Array) -> dict[str, Any]:
         """recall and hit rate at 10 over the queries without a near-identical twin, and the share that has one."""
         alone = ~prepared.query_twin[self.queries_Q]
         rest = Search(
             self.queries_Q[alone], [r for r, a in zip(self.relevant, alone, strict=True) if a], self.own_Q[alone]
         )
-        measured = rest.measure(queries_QxD[alone], gallery_NxD, None, 0)
+        measured = rest.found(top_QxK[alone])
         kept = {f"{name}_no_twins": value for name, value in measured.items() if name.endswith("@10")}
         return kept | {"twin_share": float(1 - alone.mean())}
 

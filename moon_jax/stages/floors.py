@@ -42,18 +42,15 @@ def floors(
     item_both = np.concatenate(
         [item_thumbs, config.colour_weight**0.5 * colour_histograms(prepared.item_images)], axis=1
     )
-    measured = {
-        "pixel": search.measure(query_thumbs, item_thumbs, None, 0),
-        "pixel_colour": search.measure(query_both, item_both, None, 0),
-    }
-    np.save(folder / "pixel_hits.npy", search.shares(query_thumbs, item_thumbs)["hit@10"] > 0)
-    np.save(folder / "pixel_colour_hits.npy", search.shares(query_both, item_both)["hit@10"] > 0)
-    metrics = {
-        f"{floor}_image_{name}": value
-        for floor, values in measured.items()
-        for name, value in values.items()
-        if name != "queries"
-    }
+    metrics: dict[str, Any] = {}
+    for floor, queries, items in (
+        ("pixel", query_thumbs, item_thumbs),
+        ("pixel_colour", query_both, item_both),
+    ):
+        top_QxK = search.nearest(queries, items)
+        np.save(folder / f"{floor}_hits.npy", search.shares(top_QxK)["hit@10"] > 0)
+        measured = search.found(top_QxK) | search.closeness(queries, items, None, 0)
+        metrics |= {f"{floor}_image_{name}": value for name, value in measured.items() if name != "queries"}
     return metrics | chance(search, prepared.item_ids.size)
 
 

@@ -138,7 +138,7 @@ def test_a_text_that_names_its_item_may_find_it(world: Dataset, prepared_folder:
     search = Search.of(Prepared(tmp_path / "named"), SEARCHES[1], "test")
     items = np.eye(120)
     perfect = np.stack([items[rows].sum(axis=0) for rows in search.relevant])
-    assert search.measure(perfect, items, None, 0)["recall@10"] == 1.0
+    assert search.found(search.nearest(perfect, items))["recall@10"] == 1.0
 
 
 def test_entropy_is_taken_over_fixed_candidates_that_are_all_wrong(own_photos: Path) -> None:
@@ -156,7 +156,7 @@ def test_entropy_is_taken_over_fixed_candidates_that_are_all_wrong(own_photos: P
     for query, relevant, others in zip(queries, search.relevant, candidates, strict=True):
         logits = np.array([items[row] @ query / 0.5 for row in (relevant[0], *others)])
         losses.append(-np.log(np.exp(logits[0]) / np.exp(logits).sum()))
-    assert search.measure(queries, items, 0.5, 0)["entropy"] == pytest.approx(np.mean(losses), rel=1e-9)
+    assert search.closeness(queries, items, 0.5, 0)["entropy"] == pytest.approx(np.mean(losses), rel=1e-9)
 
 
 def test_a_representation_shows_what_its_version_may_show(
@@ -208,7 +208,7 @@ def test_chance_equals_a_simulation(own_photos: Path, prepared_folder: Path) -> 
     for home in (prepared_folder, own_photos):
         search = Search.of(Prepared(home), SEARCHES[0], "test")
         draws = [
-            search.measure(rng.normal(size=(len(search.queries_Q), 8)), rng.normal(size=(120, 8)), None, 0)
+            search.found(search.nearest(rng.normal(size=(len(search.queries_Q), 8)), rng.normal(size=(120, 8))))
             for _ in range(500)
         ]
         for name, expected in chance(search, 120).items():
