@@ -48,9 +48,9 @@ evidence: .venv/dev
 results: .venv/app
 	$(BIN)/moon redraw results
 
-# Killed and started again it goes on. FASHION and MOVIELENS are your copies of the public files; a set without one is left out.
+# Killed and started again it goes on. FASHION, MOVIELENS and SCALING are your copies of public files; a set without one is left out.
 results-full: .venv/app
-	MOON=$(BIN)/moon sh results/make.sh "$(FASHION)" "$(MOVIELENS)"
+	MOON=$(BIN)/moon sh results/make.sh "$(FASHION)" "$(MOVIELENS)" "$(SCALING)"
 
 docs: .venv/dev
 	$(BIN)/pdoc --docformat google --output-directory build/docs analysis experiments moon_jax sweeps

@@ -12,13 +12,14 @@ Interval = tuple[float, float]
 
 @dataclass(frozen=True)
 class Row:
-    """One published number. `published` and `ours` as printed; `value` is ours as a number; `rule` is how they agree."""
+    """One published number. `published` and `ours` as printed; `rule` is how they agree; `used` is how much of the difference
+    that the rule allows is there: 0 where the two are the same, 1 at the limit."""
 
     source: str
     name: str
     published: str
     ours: str
-    value: float
+    used: float
     agrees: bool
     rule: str
     note: str = ""
@@ -26,21 +27,24 @@ class Row:
 
 def digits(source: str, name: str, published: str, ours: float, note: str = "") -> Row:
     """Agrees if ours, rounded to the digits that were printed, is what was printed."""
-    printed = Decimal(published)
-    rounded = Decimal(repr(float(ours))).quantize(Decimal((0, (1,), int(printed.as_tuple().exponent))), ROUND_HALF_EVEN)
-    return Row(source, name, published, shown(ours), ours, rounded == printed, "all printed digits", note)
+    printed, last = Decimal(published), Decimal((0, (1,), int(Decimal(published).as_tuple().exponent)))
+    rounded = Decimal(repr(float(ours))).quantize(last, ROUND_HALF_EVEN)
+    used = abs(ours - float(printed)) / (float(last) / 2)
+    return Row(source, name, published, shown(ours), used, rounded == printed, "all printed digits", note)
 
 
 def same_optimum(source: str, name: str, published: str, ours: float, note: str = "") -> Row:
     """Agrees to 0.1 %: what the tolerance of a published optimiser leaves open; `analysis.fit` counts starts by the same."""
-    agrees = abs(ours / float(published) - 1) <= SAME
-    return Row(source, name, published, shown(ours), ours, agrees, "within 0.1 %", note)
+    used = abs(ours / float(published) - 1) / SAME
+    return Row(source, name, published, shown(ours), used, used <= 1, "within 0.1 %", note)
 
 
 def at_most(source: str, name: str, published: str, ours: float, note: str = "") -> Row:
     """Agrees if ours is no larger; shown to three digits more than were printed."""
     told = f"{ours:.{len(Decimal(published).as_tuple().digits) + 3}g}"
-    return Row(source, name, f"<= {published}", told, ours, ours <= float(published), "no larger", note)
+    return Row(
+        source, name, f"<= {published}", told, ours / float(published), ours <= float(published), "no larger", note
+    )
 
 
 def inside(
@@ -48,15 +52,17 @@ def inside(
 ) -> Row:
     """Agrees if ours lies in the published interval; ours has an interval, too."""
     told = f"{published} {_ends(interval)}"
+    middle = float(published)
+    used = (ours - middle) / ((interval[1] if ours > middle else interval[0]) - middle)
     agrees = interval[0] <= ours <= interval[1]
-    return Row(source, name, told, f"{shown(ours)} {_ends(mine)}", ours, agrees, "ours in the published interval", note)
+    return Row(source, name, told, f"{shown(ours)} {_ends(mine)}", used, agrees, "ours in the published interval", note)
 
 
 def same_ends(source: str, name: str, interval: Interval, mine: Interval, note: str = "") -> Row:
     """Agrees if each end is off by no more than a tenth of the published width: an end is itself a resampled number."""
     off = max(abs(a - b) for a, b in zip(mine, interval, strict=True)) / (interval[1] - interval[0])
     rule = f"each end within {ENDS:.0%} of the published width"
-    return Row(source, name, _ends(interval), _ends(mine), off, off <= ENDS, rule, note or f"off by {off:.0%}")
+    return Row(source, name, _ends(interval), _ends(mine), off / ENDS, off <= ENDS, rule, note or f"off by {off:.0%}")
 
 
 def shown(value: float) -> str:

@@ -33,6 +33,7 @@ QUESTIONS = (
     "pretraining",
     "embedding",
     "size_ladder",
+    "published_laws",
 )
 GROUPS = {"core": QUESTIONS[:6], "all": QUESTIONS[:10]}
 

@@ -124,11 +124,12 @@ _PHOTOS = replace(
     ablation_tokens=600_000,
     pretrain_tokens=(300_000, 1_000_000, 3_000_000),
     ladder_tokens=250_000,
-    compute_sizes=("32x1", "48x1", "64x2", "96x2"),
+    compute_sizes=("16x1", "32x1", "48x1", "64x2", "96x2"),
     compute=(1e11, 2e11, 4e11, 8e11),
     examples=80_000,
     lengths=(1, 4, 16, 64, 256),
     version_budgets=(30_000, 100_000, 300_000, 900_000),
+    lr_axis=(1 / 9, 1 / 3, 1.0, 3.0, 9.0),  # the best of three lay at an end, at the smallest budgets and at the largest
     own_weight=1.0,
     lr_everywhere=True,
 )
@@ -152,6 +153,7 @@ _SMOKE = {
     "examples": 1_500,
     "version_budgets": (1_500, 3_000, 6_000, 12_000),
     "ctr_length": 8,
+    "lr_axis": (1 / 3, 1.0, 3.0),
     "lr_everywhere": False,
 }
 _GPU = {
@@ -161,6 +163,7 @@ _GPU = {
     "batch": 1024,
     "dtype": "bfloat16",
     "lr": 1e-3,
+    "lr_axis": (1 / 3, 1.0, 3.0),
     "budgets": (1_000_000, 3_000_000, 10_000_000, 30_000_000, 100_000_000),
     "seeds": (0, 1, 2),
     "negatives": (1, 7, 31, 127, 511, 1023),

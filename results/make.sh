@@ -1,6 +1,6 @@
 #!/bin/sh
 # The tables of this folder, from nothing: runs what is not done yet in runs-*/ and keeps it here. Hours on two cores; resumable.
-# Usage: make.sh FASHION MOVIELENS   (folders or zips of the public files; "" leaves a set out)
+# Usage: make.sh FASHION MOVIELENS SCALING   (folders or zips of the public files; "" leaves a set out)
 set -eu
 moon=${MOON:-moon}
 here=$(dirname "$0")
@@ -28,5 +28,9 @@ fi
 if [ -n "${2:-}" ]; then
     [ -d data/movielens ] || "$moon" data import movielens "$2" data/movielens
     answer movielens data/movielens sequence_length exchange_rate funnel
+fi
+if [ -n "${3:-}" ]; then
+    "$moon" run published_laws --out runs-published --data "$3"
+    "$moon" keep published_laws --out runs-published --to "$here/published"
 fi
 "$moon" redraw "$here"

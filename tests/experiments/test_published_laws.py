@@ -1,5 +1,6 @@
 """Published numbers on the public files: what agrees, what does not, what is written; and the rules of agreement."""
 
+import json
 import shutil
 import sys
 from functools import partial
@@ -10,6 +11,7 @@ import pytest
 
 import analysis
 from experiments import cli, conformance, learning_curves, published_laws
+from experiments.keeping import keep, redraw
 from experiments.published_fits import broken, chinchilla, gadre, openclip, porian, vision
 
 FEW = 200  # resamples: enough to run, too few to compare the ends of intervals
@@ -49,9 +51,26 @@ def test_it_is_said_printed_and_written(answered: tuple[Path, str]) -> None:
     assert row.split()[3:7] == ["B", "2143.42", "2143.42", "yes"]
     missed = next(line for line in said.splitlines() if "any training data: r" in line)
     assert " no " in missed
-    page = (home / "report.html").read_text()
-    assert "What does not agree" in page
-    assert "0.964747" in page
+    assert "0.964747" in (home / "report.html").read_text()
+    answer = json.loads((home / "answer.json").read_text())["answer"]
+    assert "of 76 published numbers agree with ours" in answer[0]
+    assert any("any training data: r is published as .940, ours is 0.964747" in line for line in answer[1:])
+
+
+@pytest.mark.real_data
+def test_it_is_kept_and_drawn_again_from_its_table(answered: tuple[Path, str], tmp_path: Path) -> None:
+    keep(answered[0].parent, "published_laws", tmp_path / "published")
+    (again,) = (path for path in redraw(tmp_path) if path.parent.name == "published_laws")
+    for name in ("answer.json", "figures/agreement.svg"):
+        assert (again.parent / name).read_bytes() == (answered[0] / name).read_bytes(), name
+
+
+def test_what_is_used_of_a_rule_is_one_at_its_limit() -> None:
+    assert conformance.digits("s", "n", ".940", 0.9405).used == pytest.approx(1)
+    assert conformance.same_optimum("s", "n", "2000", 2001).used == pytest.approx(0.5)
+    assert conformance.inside("s", "n", ".5", (0.3, 0.6), 0.4, (0.3, 0.7)).used == pytest.approx(0.5)
+    assert conformance.inside("s", "n", ".5", (0.3, 0.6), 0.6, (0.3, 0.7)).used == pytest.approx(1)
+    assert conformance.same_ends("s", "n", (0.0, 1.0), (0.05, 1.0)).used == pytest.approx(0.5)
 
 
 @pytest.fixture
