@@ -15,7 +15,7 @@ from analysis.figures import BLUE, VERMILLION, gains_figure, new_figure
 from experiments import steps
 from experiments.paradigm import PLAIN, WHOLE, described, nested, post_trained, searched, told
 from experiments.question import QuestionError, Reading
-from experiments.reading import number, paired_interval
+from experiments.reading import by_verdict, number, paired_interval, verdict_of
 from experiments.recipes import measured_search, recipe_for
 from moon_jax.data.forms import paper_mixture
 from sweeps import Cell
@@ -80,16 +80,11 @@ def read(results: "pl.DataFrame") -> Reading:
     table = differences_of(results)
     if table.is_empty():
         raise QuestionError("ablations: no system has finished beside its opponent yet")
-    answer = []
-    for verdict, words in (
-        ("worse", "Worse"),
-        ("better", "Better"),
-        ("no difference seen", "No difference seen"),
-    ):
-        rows = table.filter(pl.col("verdict") == verdict).sort("recall@10 gain")
-        if rows.height:
-            told = ", ".join(_told(row, "recall@10") for row in rows.iter_rows(named=True))
-            answer.append(f"{words}, recall@10 against {_opponents(rows)}: {told}.")
+
+    def said(words: str, rows: "pl.DataFrame") -> str:
+        told = ", ".join(_told(row, "recall@10") for row in rows.sort("recall@10 gain").iter_rows(named=True))
+        return f"{words}, recall@10 against {_opponents(rows)}: {told}."
+
     whole = results.filter(pl.col("system") == "whole")
     queries, gallery = int(results["image_queries"].drop_nulls()[0]), int(results["gallery"].drop_nulls()[0])
     scores = ", ".join(f"{metric} {_mean(whole, f'image_{metric}'):.3f}" for metric in METRICS)
@@ -102,7 +97,7 @@ def read(results: "pl.DataFrame") -> Reading:
         "Hard negatives are encoded besides and cost FLOPs (`posttrain_flops`), but are no tokens of the budget; pretraining "
         "costs tokens of its own.",
     ]
-    reading = Reading(answer=answer, notes=notes)
+    reading = Reading(answer=by_verdict(table, said), notes=notes)
     if (fewest := int(table["seeds"].min())) < len(SEEDS):  # type: ignore[arg-type]
         reading.weak.append(f"some systems have only {fewest} of {len(SEEDS)} seeds")
     reading.weak.append("one learning rate for all systems: what a choice would gain at its own best rate is not seen")
@@ -128,11 +123,7 @@ def differences_of(results: "pl.DataFrame") -> "pl.DataFrame":
             row[metric] = _mean(part, f"image_{metric}")
             gain, low, high = paired_interval(part, f"gain_{metric}")
             row |= {f"{metric} gain": gain, f"{metric} low": low, f"{metric} high": high}
-        row["verdict"] = "no difference seen"
-        if row["recall@10 high"] < 0:
-            row["verdict"] = "worse"
-        if row["recall@10 low"] > 0:
-            row["verdict"] = "better"
+        row["verdict"] = verdict_of(row["recall@10 low"], row["recall@10 high"])
         row |= {name: _mean(part, name) for name in ("posttrain_flops", "tokens") if name in part.columns}
         rows.append(row)
     return pl.DataFrame(rows)

@@ -14,7 +14,7 @@ import numpy as np
 from analysis.figures import gains_figure
 from experiments import steps
 from experiments.question import QuestionError, Reading
-from experiments.reading import number, paired_interval
+from experiments.reading import by_verdict, number, paired_interval, verdict_of
 from experiments.recipes import mixture_of, recipe_for, searches_of
 from moon_jax.data.tables import read_schema
 from sweeps import Cell
@@ -109,12 +109,11 @@ def read(results: "pl.DataFrame") -> Reading:
     table = choices_of(done)
     if table.is_empty():
         raise QuestionError("ctr_model: no choice has finished beside its opponent yet")
-    reading = Reading(answer=[])
-    for verdict, words in (("better", "Better"), ("worse", "Worse"), ("no difference seen", "No difference seen")):
-        rows = table.filter(pl.col("verdict") == verdict).sort("gain", descending=True)
-        if rows.height:
-            told = ", ".join(_told(row) for row in rows.iter_rows(named=True))
-            reading.answer.append(f"{words}, GAUC: {told}.")
+
+    def said(words: str, rows: "pl.DataFrame") -> str:
+        return f"{words}, GAUC: {', '.join(_told(row) for row in rows.iter_rows(named=True))}."
+
+    reading = Reading(answer=by_verdict(table.sort("gain", descending=True), said))
     reading.answer += _passes(done)
     base = means_of(done).filter(pl.col("choice") == BASE)
     if base.height:
@@ -148,7 +147,7 @@ def choices_of(done: "pl.DataFrame") -> "pl.DataFrame":
         row = {"choice": name, "against": against, "gain": gain, "low": low, "high": high}
         for metric in METRICS[1:]:
             row[f"{metric} difference"] = means[name][metric] - means[against][metric] if against in means else np.nan
-        row["verdict"] = "better" if low > 0 else "worse" if high < 0 else "no difference seen"
+        row["verdict"] = verdict_of(low, high)
         rows.append(row)
     return pl.DataFrame(rows)
 

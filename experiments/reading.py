@@ -1,6 +1,7 @@
 """Sentences and checks that the questions share."""
 
 import math
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -178,3 +179,16 @@ def paired_interval(part: "pl.DataFrame", name: str, units: str = "image_queries
     half = t.ppf(0.975, variance**2 / parts) * math.sqrt(variance) if variance > 0 else variance
     gain = float(gain_S.mean())
     return gain, gain - half, gain + half
+
+
+def verdict_of(low: float, high: float) -> str:
+    """What the interval of a gain says."""
+    return "better" if low > 0 else "worse" if high < 0 else "no difference seen"
+
+
+def by_verdict(gains: "pl.DataFrame", said: Callable[[str, "pl.DataFrame"], str]) -> list[str]:
+    """A sentence for each verdict that occurs, in the same order of rows: `said("Better", its rows)`."""
+    import polars as pl
+
+    parts = {name: gains.filter(pl.col("verdict") == name) for name in ("better", "worse", "no difference seen")}
+    return [said(name.capitalize(), rows) for name, rows in parts.items() if rows.height]

@@ -129,7 +129,13 @@ _PHOTOS = replace(
     examples=80_000,
     lengths=(1, 4, 16, 64, 256),
     version_budgets=(30_000, 100_000, 300_000, 900_000),
-    lr_axis=(1 / 9, 1 / 3, 1.0, 3.0, 9.0),  # the best of three lay at an end, at the smallest budgets and at the largest
+    lr_axis=(
+        1 / 9,
+        1 / 3,
+        1.0,
+        3.0,
+        9.0,
+    ),  # the best of three lay at an end, at the smallest budgets and at the largest
     own_weight=1.0,
     lr_everywhere=True,
 )

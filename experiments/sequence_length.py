@@ -12,7 +12,7 @@ import analysis
 from analysis.figures import gains_figure, line_figure
 from experiments import steps
 from experiments.question import QuestionError, Reading
-from experiments.reading import holdout_sentence, law_sentence, number
+from experiments.reading import by_verdict, holdout_sentence, law_sentence, number, verdict_of
 from experiments.recipes import LONG, mixture_of, recipe_for, searches_of
 from moon_jax.models.behaviour import MODULES
 from sweeps import Cell
@@ -88,13 +88,14 @@ def read(results: "pl.DataFrame") -> Reading:
     gains = gains_of(done)
     longest = int(number(ours["L"].max()))
     at_longest = gains.filter(pl.col("L") == longest).sort("gain", descending=True)
-    for verdict, words in (("better", "Better"), ("worse", "Worse"), ("no difference seen", "No difference seen")):
-        rows = at_longest.filter(pl.col("verdict") == verdict)
-        if rows.height:
-            told = ", ".join(
-                f"{r['model']} {r['gain']:+.4f} [{r['low']:+.4f}, {r['high']:+.4f}]" for r in rows.iter_rows(named=True)
-            )
-            reading.answer.append(f"{words} than DIN at L = {longest}, GAUC: {told}.".replace("seen than", "seen from"))
+
+    def said(words: str, rows: "pl.DataFrame") -> str:
+        told = ", ".join(
+            f"{r['model']} {r['gain']:+.4f} [{r['low']:+.4f}, {r['high']:+.4f}]" for r in rows.iter_rows(named=True)
+        )
+        return f"{words} than DIN at L = {longest}, GAUC: {told}.".replace("seen than", "seen from")
+
+    reading.answer = by_verdict(at_longest, said)
     for name, table in ((CONTROL, control), (OURS, ours)):
         mean = table.group_by("L").agg(pl.col("gauc").mean()).sort("L")
         best = mean.sort("gauc", descending=True).row(0, named=True)
@@ -213,8 +214,10 @@ def gains_of(done: "pl.DataFrame") -> "pl.DataFrame":
             parts.append(_gains(rows).insert_column(0, pl.Series("model", [name] * rows["L"].n_unique())))
     if not parts:
         raise QuestionError("sequence_length: no model has finished beside DIN yet")
-    verdict = pl.when(pl.col("low") > 0).then(pl.lit("better")).when(pl.col("high") < 0).then(pl.lit("worse"))
-    return pl.concat(parts).with_columns(verdict=verdict.otherwise(pl.lit("no difference seen")))
+    gains = pl.concat(parts)
+    return gains.with_columns(
+        verdict=pl.Series([verdict_of(*ends) for ends in gains.select("low", "high").iter_rows()])
+    )
 
 
 def quartiles_of(done: "pl.DataFrame", length: int) -> "pl.DataFrame":
