@@ -33,16 +33,16 @@ AXES = ("active_params", "tokens")
 
 
 def cells(preset: str, data: "Dataset") -> list[Cell]:
-    """size x compute x seed x lr (an axis at both ends of compute); tokens follow from size and compute."""
+    """size x compute x seed x lr (an axis); tokens follow from size and compute."""
     data.path("pairs")
     recipe, search = recipe_for(preset, data), measured_search(data)
     out = []
-    ends = (recipe.compute[0], recipe.compute[-1])
+    tuned = recipe.tuned(recipe.compute)
     for size in recipe.compute_sizes:
         sized = replace(recipe, size=size)
         price = pair_price(steps.encoder(sized), search, recipe)
         told = {"encoder_share": price.encoder / price.flops, "loss_share": price.loss / price.flops}
-        for compute, seed, lr in tune(recipe.compute, seeds=recipe.seeds, axis=recipe.lr_axis, at=ends):
+        for compute, seed, lr in tune(recipe.compute, seeds=recipe.seeds, axis=recipe.compute_lr_axis, at=tuned):
             tokens = round(compute / price.flops * price.tokens)
             run = steps.posttrain(data, sized, forms=(search,), tokens=tokens, seed=seed, lr=lr)
             named = {"posttrain": run, "embed": steps.embed(data, sized, run, (search,), search.item)}

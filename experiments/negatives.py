@@ -39,12 +39,12 @@ if TYPE_CHECKING:
 
 
 def cells(preset: str, data: "Dataset") -> list[Cell]:
-    """candidates x seed x lr (an axis at both ends); tokens, batch and steps stay."""
+    """candidates x seed x lr (an axis); tokens, batch and steps stay."""
     data.path("pairs")
     recipe, search = recipe_for(preset, data), measured_search(data)
     out, whole = [], {}
-    ends = (recipe.negatives[0], recipe.negatives[-1])
-    for count, seed, lr in tune(recipe.negatives, seeds=recipe.seeds, axis=recipe.lr_axis, at=ends):
+    tuned = recipe.tuned(recipe.negatives)
+    for count, seed, lr in tune(recipe.negatives, seeds=recipe.seeds, axis=recipe.lr_axis, at=tuned):
         run = steps.posttrain(
             data, recipe, forms=(search,), tokens=recipe.negatives_tokens, seed=seed, lr=lr, num_negatives=count
         )

@@ -5,6 +5,7 @@ import io
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
+from experiments.tuning import Point
 from moon_jax.data.contract import DataError, Dataset
 from moon_jax.data.forms import SEARCHES, Form, parse_form
 
@@ -29,8 +30,8 @@ class Recipe:
         height, width: of images, in pixels; vocabulary, text_length: of the tokenizer, and tokens of a text.
         batch, lr: pairs a step, and the learning rate that the `lr` axis multiplies.
         budgets: training tokens of the token question; the largest is held out of its fits.
-        seeds: replicates; lr_axis: multipliers run at the smallest and largest point of a grid, or at every budget
-            (lr_everywhere); the best on valid is fitted.
+        seeds: replicates; lr_axis: multipliers run at every point of a grid, or at its smallest and its largest alone (not
+            lr_everywhere: cheaper, but then the rate moves with the axis); the best on valid is fitted.
         negatives, negatives_tokens: candidates a query, and the token budget they share; queues: lengths of a queue
             beside the whole batch, in batches; hard: hard negatives of a query.
         lengths, examples: history lengths of the CTR question, and impressions that a CTR run trains on.
@@ -39,7 +40,8 @@ class Recipe:
             the first search shows a photo on both sides.
         augment_items: augment the photos of items, too, not only those of queries.
         sizes: rungs of the ladder question, smallest first, and the tokens of its runs.
-        compute_sizes, compute: of the compute questions: encoders (width x blocks), and FLOPs of a run, smallest first.
+        compute_sizes, compute, compute_lr_axis: of the compute questions: encoders (width x blocks), FLOPs of a run, smallest
+            first, and their `lr_axis`.
         pretrain_tokens: budgets of pretraining; others take the largest. questions: whether texts are tokenised for
             questions about products, which pretraining needs.
         rich_length: tokens of an item's rich text (category and attributes); 0 where a question shows none.
@@ -67,7 +69,8 @@ class Recipe:
     version_budgets: tuple[int, ...]
     ctr_length: int
     lr_axis: tuple[float, ...] = (1 / 3, 1.0, 3.0)
-    lr_everywhere: bool = False
+    compute_lr_axis: tuple[float, ...] = (1 / 3, 1.0, 3.0)
+    lr_everywhere: bool = True
     own_weight: float = 0.0
     augment_items: bool = False
     dtype: str = "float32"
@@ -87,9 +90,9 @@ class Recipe:
     rich_length: int = 0
     ablation_tokens: int = 120_000
 
-    def tuned_budgets(self) -> tuple[int, ...]:
-        """The budgets that get the lr axis."""
-        return self.budgets if self.lr_everywhere else (self.budgets[0], self.budgets[-1])
+    def tuned(self, points: tuple[Point, ...]) -> tuple[Point, ...]:
+        """The points of a grid that get the lr axis."""
+        return points if self.lr_everywhere else (points[0], points[-1])
 
 
 _RENDERED = Recipe(
@@ -124,7 +127,6 @@ _PHOTOS = replace(
     ablation_tokens=600_000,
     pretrain_tokens=(300_000, 1_000_000, 3_000_000),
     ladder_tokens=250_000,
-    compute_sizes=("16x1", "32x1", "48x1", "64x2", "96x2"),
     compute=(1e11, 2e11, 4e11, 8e11),
     examples=80_000,
     lengths=(1, 4, 16, 64, 256),
@@ -137,7 +139,6 @@ _PHOTOS = replace(
         9.0,
     ),  # the best of three lay at an end, at the smallest budgets and at the largest
     own_weight=1.0,
-    lr_everywhere=True,
 )
 _DEMO = {True: _RENDERED, False: _PHOTOS}
 _SMOKE = {
@@ -170,6 +171,7 @@ _GPU = {
     "dtype": "bfloat16",
     "lr": 1e-3,
     "lr_axis": (1 / 3, 1.0, 3.0),
+    "lr_everywhere": False,
     "budgets": (1_000_000, 3_000_000, 10_000_000, 30_000_000, 100_000_000),
     "seeds": (0, 1, 2),
     "negatives": (1, 7, 31, 127, 511, 1023),

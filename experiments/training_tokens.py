@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 
 def cells(preset: str, data: "Dataset", trunk: bool = False) -> list[Cell]:
-    """budget x seed x lr (an axis at both ends, or everywhere), and the untrained encoder.
+    """budget x seed x lr (an axis), and the untrained encoder.
 
     trunk: budgets of one seed and rate branch off one trunk; they are one run, for they share what they have seen.
     """
@@ -40,7 +40,7 @@ def cells(preset: str, data: "Dataset", trunk: bool = False) -> list[Cell]:
     recipe, search = recipe_for(preset, data), measured_search(data)
     budgets = (0, *recipe.budgets)
     out = []
-    for budget, seed, lr in tune(budgets, seeds=recipe.seeds, axis=recipe.lr_axis, at=recipe.tuned_budgets()):
+    for budget, seed, lr in tune(budgets, seeds=recipe.seeds, axis=recipe.lr_axis, at=recipe.tuned(recipe.budgets)):
         branches = recipe.budgets if trunk else ()
         run = steps.posttrain(data, recipe, forms=(search,), tokens=budget, seed=seed, lr=lr, branches=branches)
         embedded = steps.embed(data, recipe, run, (search,), search.item)
