@@ -4,7 +4,9 @@ PYTHON ?= python3
 BIN := .venv/bin
 ROOM := analysis benchmarks experiments moon_jax sweeps tests
 
-.PHONY: demo test proof evidence lint types fast clean results results-full docs
+.PHONY: install demo test proof evidence lint types fast clean results results-full docs
+
+install: .venv/app
 
 demo: .venv/app
 	$(BIN)/moon run core --preset demo --out runs

@@ -181,7 +181,7 @@ def about_runs(table: pl.DataFrame) -> list[str]:
     if "passes" in table.columns and table["passes"].dtype.is_numeric():
         over = int((table["passes"].fill_null(0) > 1).sum())
         if over:
-            found.append(f"repeated data: passes > 1 in {over} of {table.height} rows (marked in the figure)")
+            found.append(f"repeated data: passes > 1 in {over} of {table.height} rows")
     if "device" in table.columns and table["device"].n_unique() > 1:
         found.append(f"mixed environments: {table['device'].n_unique()} different values of 'device'")
     if "versions" in table.columns and (mixed := _mixed_packages(table["versions"].drop_nulls().to_list())):

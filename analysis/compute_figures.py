@@ -129,7 +129,8 @@ def _foretold(ax: Axes, chain: TwoStep) -> None:
 def marginal_figure(table: MarginalTable, title: str | None = None) -> Figure:
     """One row an axis, best at the top: the change of its metric and of the target, with intervals and a zero line."""
     metrics = list(dict.fromkeys(row["metric"] for row in table.rows))
-    sides = [] if metrics == [table.target] else [(f"change of {' / '.join(metrics)}", "gain")]
+    # The metrics of several laws share no axis: then the target alone is drawn.
+    sides = [(f"change of {metrics[0]}", "gain")] if len(metrics) == 1 and metrics != [table.target] else []
     sides.append((f"change of {table.target}", "worth"))
     figure = new_figure(max(6.4, 1.8 + 3.6 * len(sides)), 1.5 + 0.5 * len(table.rows))
     grid = np.atleast_1d(figure.subplots(1, len(sides), sharey=True))
@@ -143,11 +144,11 @@ def marginal_figure(table: MarginalTable, title: str | None = None) -> Figure:
         ax.axvline(0.0, color="black", lw=0.8, zorder=1)
         ax.locator_params(axis="x", nbins=4)
         frame(ax, label, "")
-    names = [f"{row['axis']} x {row['factor']:.3g}" for row in table.rows]
+    names = [f"{row['axis']} x {row['factor']:.3g} ({row['spent']:+.1%} compute)" for row in table.rows]
     grid[0].set_yticks(places, names)
     grid[0].set_ylim(-0.6, len(places) - 0.4)
     beyond = any(row["extrapolation"] > 1 for row in table.rows)
-    note = f"{table.share:+.0%} compute on one axis alone, {table.level:.0%} intervals"
+    note = f"at most {table.share:.0%} more compute, on one axis alone; {table.level:.0%} intervals"
     note += "; orange: beyond the fitted range" if beyond else ""
     figure.suptitle(f"{title}\n{note}" if title else note, fontsize=9.5, x=0.01, ha="left")
     return figure

@@ -25,7 +25,9 @@ MOSTLY_NOISE = 0.2  # the least share of s_xx that must be left after the correc
 class Versions:
     """Means per version: x, y (v,); sums of squares within versions xx, yy, xy (v,), their df (v,), seeds (v,).
 
-    `ratio` is set where there are no replicates: the noise variance of y over that of x on standardised axes.
+    `ratio` is set where there are no replicates: the noise variance of y over that of x on standardised axes. `groups`
+    (v,) numbers what the slope is taken within (0, 1, ...): each group has a level of its own, as a fixed effect; one group
+    is the plain line.
     """
 
     x: np.ndarray
@@ -33,11 +35,37 @@ class Versions:
     within: np.ndarray
     freedom: np.ndarray
     seeds: np.ndarray
+    groups: np.ndarray
     ratio: float | None = None
+
+    @property
+    def df(self) -> int:
+        """Degrees of freedom about the line: versions less levels and slope."""
+        return len(self.x) - len(np.unique(self.groups)) - 1
+
+    def centred(self) -> tuple[np.ndarray, np.ndarray]:
+        """x and y (v,) less the means of their groups."""
+        size = np.bincount(self.groups)
+        x, y = (part - (np.bincount(self.groups, part) / np.maximum(size, 1))[self.groups] for part in (self.x, self.y))
+        return x, y
+
+    def between(self, counts: np.ndarray) -> np.ndarray:
+        """Degrees of freedom (batch,) of the moments: versions drawn less groups drawn, from counts (batch, v)."""
+        return counts.sum(axis=1) - np.sum(counts @ self.members() > 0, axis=1)
+
+    def members(self) -> np.ndarray:
+        """(v, groups): 1 where a version belongs to a group."""
+        return (self.groups[:, None] == np.arange(self.groups.max() + 1)).astype(float)
 
     def pick(self, rows: np.ndarray) -> Versions:
         return Versions(
-            self.x[rows], self.y[rows], self.within[:, rows], self.freedom[rows], self.seeds[rows], self.ratio
+            self.x[rows],
+            self.y[rows],
+            self.within[:, rows],
+            self.freedom[rows],
+            self.seeds[rows],
+            self.groups[rows],
+            self.ratio,
         )
 
     def noise(self, counts: np.ndarray) -> np.ndarray:
@@ -48,12 +76,16 @@ class Versions:
 
 
 def moments(v: Versions, counts: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """s_xx, s_yy, s_xy (batch,) of the version means for counts (batch, v)."""
-    total = counts.sum(axis=1)
-    x, y = v.x - v.x.mean(), v.y - v.y.mean()
-    mx, my = counts @ x / total, counts @ y / total
-    sums = [counts @ (x * x) - total * mx * mx, counts @ (y * y) - total * my * my, counts @ (x * y) - total * mx * my]
-    xx, yy, xy = (part / np.maximum(total - 1, 1) for part in sums)
+    """s_xx, s_yy, s_xy (batch,) of the version means, within their groups, for counts (batch, v)."""
+    (x, y), members = v.centred(), v.members()
+    total = np.maximum(counts @ members, 1e-300)
+    mx, my = counts @ (members * x[:, None]) / total, counts @ (members * y[:, None]) / total
+    sums = [
+        counts @ (x * x) - np.sum(total * mx * mx, axis=1),
+        counts @ (y * y) - np.sum(total * my * my, axis=1),
+        counts @ (x * y) - np.sum(total * mx * my, axis=1),
+    ]
+    xx, yy, xy = (part / np.maximum(v.between(counts), 1) for part in sums)
     return np.maximum(xx, 0.0), np.maximum(yy, 0.0), xy
 
 
@@ -65,7 +97,7 @@ def slopes(v: Versions, counts: np.ndarray) -> np.ndarray:
             a, b, c = v.noise(counts)
             identified = xx - a > MOSTLY_NOISE * xx
             k = np.where(identified, 1.0, np.minimum(_root(xx, yy, xy, a, b, c), 1.0))
-            k = k - 1.0 / np.maximum(counts.sum(axis=1) - 1.0, 1.0)
+            k = k - 1.0 / np.maximum(v.between(counts), 1.0)
         else:
             # Only the ratio of the noises is assumed, so the least k that explains the scatter is taken: Deming.
             one = np.ones(len(v.x))[None]

@@ -34,6 +34,7 @@ def exchange_rate(
     into: str,
     cluster: str = "version",
     seed_column: str = "seed",
+    within: str | None = None,
     noise_ratio: float | None = None,
     resamples: int = 2000,
     seed: int = 0,
@@ -46,6 +47,9 @@ def exchange_rate(
         into: the downstream metric.
         cluster: the column of the version.
         seed_column: where it exists and every version has every seed once, effects common to a seed are taken out.
+        within: a column of kinds of version, each with a level of its own (fixed effects): the slope is then what a better
+            metric is worth at the same kind. Without it versions that cannot be good at the metric (it needs what they do
+            not see) decide the slope.
         noise_ratio: only for tables without replicates: noise variance of `into` over that of `of`, on standardised
             axes; 1 if not given, and the rate then carries a warning.
         resamples: of versions, behind P(best).
@@ -64,17 +68,17 @@ def exchange_rate(
     proxies = [of] if isinstance(of, str) else list(of)
     done, dropped = done_rows(table)
     ranking = rank_proxies(
-        done, of=proxies, into=into, cluster=cluster, seed_column=seed_column, noise_ratio=noise_ratio,
+        done, of=proxies, into=into, cluster=cluster, seed_column=seed_column, within=within, noise_ratio=noise_ratio,
         resamples=resamples, seed=seed,
     )  # fmt: skip
     first = ranking.proxies[0]
-    versions, names, noise_source = read_versions(done, first, into, cluster, seed_column, noise_ratio)
+    versions, names, noise_source = read_versions(done, first, into, cluster, seed_column, noise_ratio, within)
     n = len(names)
     one = np.ones((1, n))
     slope = float(slopes(versions, one)[0])
     interval, error, method = _interval(versions)
     warnings = [*about_versions(versions, first, into, noise_ratio), *ranking.warnings, *about_runs(done)]
-    elasticity, elasticity_interval = _elasticity(done, first, into, cluster, seed_column, noise_ratio)
+    elasticity, elasticity_interval = _elasticity(done, first, into, cluster, seed_column, noise_ratio, within)
     xx, yy, xy = (float(part[0]) for part in moments(versions, one))
     noise = versions.noise(one)[:, 0] if versions.ratio is None else np.full(3, np.nan)
     p_value = bend_p_value(versions, slope, seed)
@@ -85,9 +89,9 @@ def exchange_rate(
     if np.isfinite(interval[0]) and interval[0] <= 0 <= interval[1]:
         warnings.append("the interval of the slope includes 0")
     local, local_method = local_rates(versions, LEVEL)
-    options = {"cluster": cluster, "noise_ratio": noise_ratio, "resamples": resamples, "seed": seed}
+    options = {"cluster": cluster, "within": within, "noise_ratio": noise_ratio, "resamples": resamples, "seed": seed}
     checklist = {
-        "form": f"{into} = a + slope * {first}",
+        "form": f"{into} = a + slope * {first}" + (f", a level a for each {within}" if within else ""),
         "estimator": "errors in variables: moments corrected for the seeds' noise (Fuller)"
         if versions.ratio is None
         else "errors in variables: Deming with an assumed noise ratio",
@@ -108,7 +112,7 @@ def exchange_rate(
         interval=interval,
         elasticity=elasticity,
         elasticity_interval=elasticity_interval,
-        smallest_detectable=_power_factor(n) * error,
+        smallest_detectable=_power_factor(versions.df) * error,
         constant_p_value=p_value,
         local=local,
         r2=xy * xy / (xx * yy),
@@ -133,6 +137,7 @@ def rank_proxies(
     into: str,
     cluster: str = "version",
     seed_column: str = "seed",
+    within: str | None = None,
     noise_ratio: float | None = None,
     resamples: int = 2000,
     seed: int = 0,
@@ -158,7 +163,7 @@ def rank_proxies(
     if len(set(proxies)) < len(proxies) or into in proxies:
         raise TableError(f"proxies must differ from each other and from {into!r}: {', '.join(proxies)}")
     done, _ = done_rows(table)
-    read = [read_versions(done, proxy, into, cluster, seed_column, noise_ratio) for proxy in proxies]
+    read = [read_versions(done, proxy, into, cluster, seed_column, noise_ratio, within) for proxy in proxies]
     measured, names = [versions for versions, _, _ in read], read[0][1]
     n = len(names)
     counts = _resampled(n, resamples, seed)
@@ -170,8 +175,8 @@ def rank_proxies(
         low, high = _interval(versions)[0]
         rows.append({
             "proxy": proxy, "slope": float(slopes(versions, np.ones((1, n)))[0]), "low": low, "high": high,
-            "r2": float(_r2(versions, np.ones((1, n)))[0]), "spearman": _spearman(versions.x, versions.y),
-            "loo_error": _loo_error(versions.x, versions.y), "p_best": float(p_best[k]),
+            "r2": float(_r2(versions, np.ones((1, n)))[0]), "spearman": _spearman(*versions.centred()),
+            "loo_error": _loo_error(versions), "p_best": float(p_best[k]),
             "reliability": reliability(versions),
         })  # fmt: skip
     order = sorted(range(len(rows)), key=lambda k: (-rows[k]["p_best"], -rows[k]["r2"], rows[k]["proxy"]))
@@ -222,12 +227,18 @@ def _interval(versions: Versions) -> tuple[tuple[float, float], float, str]:
     if not np.isfinite(slope + error) or not beyond_noise(versions):
         nothing = (float("nan"), float("nan"))
         return nothing, float("nan"), "no interval: the versions do not differ beyond their noise"
-    half = float(stdtrit(n - 2, 0.5 + LEVEL / 2)) * error
-    return (slope - half, slope + half), error, f"jackknife-t over {n} versions ({n - 2} df)"
+    half = float(stdtrit(versions.df, 0.5 + LEVEL / 2)) * error
+    return (slope - half, slope + half), error, f"jackknife-t over {n} versions ({versions.df} df)"
 
 
 def _elasticity(
-    table: pl.DataFrame, of: str, into: str, cluster: str, seed_column: str, noise_ratio: float | None
+    table: pl.DataFrame,
+    of: str,
+    into: str,
+    cluster: str,
+    seed_column: str,
+    noise_ratio: float | None,
+    within: str | None,
 ) -> tuple[float, tuple[float, float]]:
     """The same slope between the logs of both errors; NaN unless both metrics lie below 1 in every row and differ in logs."""
     import polars as pl
@@ -237,18 +248,18 @@ def _elasticity(
         return float("nan"), nothing
     logs = table.with_columns((1 - pl.col(of)).log().alias(of), (1 - pl.col(into)).log().alias(into))
     try:
-        versions, _, _ = read_versions(logs, of, into, cluster, seed_column, noise_ratio)
+        versions, _, _ = read_versions(logs, of, into, cluster, seed_column, noise_ratio, within)
     except TableError:  # metrics so near 0 that the errors are all alike
         return float("nan"), nothing
     value = float(slopes(versions, np.ones((1, len(versions.x))))[0])
     return value, _interval(versions)[0]
 
 
-def _power_factor(n: int) -> float:
+def _power_factor(df: int) -> float:
     """Multiple of the standard error that is seen with 80 % power in a two-sided test at 5 %: 2.8 for many versions."""
     from scipy.special import stdtrit
 
-    return float(stdtrit(n - 2, 0.975) + stdtrit(n - 2, 0.8))
+    return float(stdtrit(df, 0.975) + stdtrit(df, 0.8))
 
 
 def _r2(versions: Versions, counts: np.ndarray) -> np.ndarray:
@@ -267,9 +278,14 @@ def _ranks(values: np.ndarray) -> np.ndarray:
     return (np.cumsum(counts) - (counts + 1) / 2.0)[group]
 
 
-def _loo_error(x: np.ndarray, y: np.ndarray) -> float:
-    """Root mean square leave-one-out error of the least squares line, by leverages (predicting wants no EIV)."""
-    u = x - x.mean()
-    leverage = 1 / len(x) + u * u / (u @ u)
-    rest = y - y.mean() - (u @ y / (u @ u)) * u
-    return float(np.sqrt(np.mean((rest / np.maximum(1 - leverage, 1e-12)) ** 2)))
+def _loo_error(versions: Versions) -> float:
+    """Root mean square leave-one-out error of the least squares line, by leverages (predicting wants no EIV).
+
+    A version that is alone in its group cannot be foretold from the others and is not counted.
+    """
+    u, v = versions.centred()
+    size = np.bincount(versions.groups)[versions.groups]
+    leverage = 1 / size + u * u / (u @ u)
+    rest = v - (u @ v / (u @ u)) * u
+    errors = rest / np.maximum(1 - leverage, 1e-12)
+    return float(np.sqrt(np.mean(errors[size > 1] ** 2)))

@@ -297,11 +297,18 @@ def exchange_figure(
     grid = np.atleast_1d(figure.subplots(lines, columns, sharey=True, squeeze=False)).ravel()
     names = dict(labels or {})
     for k, (ax, (row, points)) in enumerate(zip(grid, panels, strict=False)):
-        _draw_versions(ax, points, row["slope"], (row["low"], row["high"]), groups)
+        slope = row["slope"] if np.isfinite(row["low"]) else np.nan
+        _draw_versions(ax, points, slope, (row["low"], row["high"]), groups)
         frame(
             ax, names.get(row["proxy"], row["proxy"]), names.get(ranking.into, ranking.into) if k % columns == 0 else ""
         )
-        note = f"slope {row['slope']:.3g} [{row['low']:.3g}, {row['high']:.3g}]\nR² {row['r2']:.2f}"
+        known = np.isfinite(row["low"])
+        note = (
+            f"slope {row['slope']:.3g} [{row['low']:.3g}, {row['high']:.3g}]"
+            if known
+            else "no slope: alike within noise"
+        )
+        note += f"\nR² {row['r2']:.2f}"
         if len(panels) > 1:
             note += f",  P(best) {row['p_best']:.2f}"
         ax.set_title(note, fontsize=8.5, loc="left")
@@ -327,8 +334,9 @@ def _draw_versions(
 ) -> None:
     x, y = np.array(points.x), np.array(points.y)
     known = np.isfinite(points.x_error)
+    lines = np.array(points.groups or [0] * len(x))
     kinds = [(groups or {}).get(name, "") for name in points.names]
-    for k, kind in enumerate(dict.fromkeys(kinds)):
+    for k, kind in enumerate(sorted(set(kinds))):  # the same kind has the same colour in every figure
         mine = np.array([name == kind for name in kinds])
         errors: dict[str, Any] = {"xerr": points.x_error, "yerr": points.y_error} if known else {}
         ax.errorbar(
@@ -337,10 +345,12 @@ def _draw_versions(
         )  # fmt: skip
     if not np.isfinite(slope):
         return
-    pad = 0.06 * np.ptp(x)
-    grid = np.array([x.min() - pad, x.mean(), x.max() + pad])
-    away = grid - x.mean()
-    ax.plot(grid, y.mean() + slope * away, color="black", lw=1.4, zorder=3)
-    if np.all(np.isfinite(ends)):
-        edges = np.stack([y.mean() + end * away for end in ends])
-        ax.fill_between(grid, edges.min(axis=0), edges.max(axis=0), color="black", alpha=0.10, lw=0, zorder=1)
+    for group in np.unique(lines):  # parallel lines, where the slope is taken within groups
+        u, v = x[lines == group], y[lines == group]
+        pad = 0.06 * np.ptp(u)
+        grid = np.array([u.min() - pad, u.mean(), u.max() + pad])
+        away = grid - u.mean()
+        ax.plot(grid, v.mean() + slope * away, color="black", lw=1.4, zorder=3)
+        if np.all(np.isfinite(ends)):
+            edges = np.stack([v.mean() + end * away for end in ends])
+            ax.fill_between(grid, edges.min(axis=0), edges.max(axis=0), color="black", alpha=0.10, lw=0, zorder=1)

@@ -24,7 +24,8 @@ if TYPE_CHECKING:
 class MarginalTable(Saved):
     """What `share` more compute brings on each axis alone, best first. Made by `marginal_table` or `MarginalTable.load`.
 
-    rows: per axis `axis, x, x_after, factor` (x_after / x), `bounded` (a bound stops it before the compute is spent),
+    rows: per axis `axis, x, x_after, factor` (x_after / x), `bounded` (a bound stops it before the compute is spent), `spent`
+    (how much more the whole set-up costs then, as a share: `share` where nothing stops it),
     `metric` (the column its law predicts), `gain, gain_low, gain_high` (its change), `worth, worth_low, worth_high` (the
     change of `target`: the gain times the exchange rate, or the gain itself), `p_best` (share of joint draws in which
     no other axis brings more; NaN if a law or the rate has no interval), `extrapolation` (of x_after: times beyond the
@@ -127,7 +128,8 @@ def marginal_table(
         limit = (bounds or {}).get(name, (0.0, np.inf))[1]
         after[k, k] = max(min(moved[k], limit), start[k])
         bounded.append(bool(after[k, k] < moved[k]))
-    rows = _rows(worth, start, after, bounded, level, seed)
+    costs = [price(cost, now | {name: float(after[k, k])}) / before - 1 for k, name in enumerate(worth.axes)]
+    rows = _rows(worth, start, after, bounded, costs, level, seed)
     points = np.concatenate([start[:, None], after], axis=1)
     return MarginalTable(
         target=worth.target,
@@ -144,7 +146,13 @@ def marginal_table(
 
 
 def _rows(
-    worth: Worth, start: np.ndarray, after: np.ndarray, bounded: list[bool], level: float, seed: int
+    worth: Worth,
+    start: np.ndarray,
+    after: np.ndarray,
+    bounded: list[bool],
+    costs: list[float],
+    level: float,
+    seed: int,
 ) -> list[dict[str, Any]]:
     """One row an axis, best first."""
     params, slopes = worth.draws(DRAWS, seed)
@@ -161,7 +169,7 @@ def _rows(
         drawn_worths.append(worth.sign * worths)
         rows.append({
             "axis": name, "x": float(start[k]), "x_after": float(after[k, k]),
-            "factor": float(after[k, k] / start[k]), "bounded": bounded[k], "metric": part.fit.y,
+            "factor": float(after[k, k] / start[k]), "bounded": bounded[k], "spent": costs[k], "metric": part.fit.y,
             "gain": gain, "gain_low": low, "gain_high": high,
             "worth": gain * worth.slope if part.through_rate else gain,
             "worth_low": worth_low, "worth_high": worth_high,

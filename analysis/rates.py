@@ -19,13 +19,17 @@ NAMED_AT = 0.9  # a proxy is named the best only at this P(best)
 
 @dataclass(frozen=True)
 class VersionPoints:
-    """What a figure draws: per version the mean on both axes; one standard error an axis (NaN without replicates)."""
+    """What a figure draws: per version the mean on both axes; one standard error an axis (NaN without replicates).
+
+    groups: per version the number of the group that the slope is taken within; empty for the plain line.
+    """
 
     names: tuple[str, ...]
     x: tuple[float, ...]
     y: tuple[float, ...]
     x_error: float
     y_error: float
+    groups: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -97,7 +101,7 @@ class Rate(Saved):
 
     @property
     def intercept(self) -> float:
-        """The line passes through the mean of the versions."""
+        """The line passes through the mean of the versions (of a rate within groups: the mean of their parallel lines)."""
         return float(np.mean(self.points.y) - self.slope * np.mean(self.points.x))
 
     def summary(self) -> str:

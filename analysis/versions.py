@@ -19,7 +19,13 @@ FARTHEST = 1e30  # versions that spread by more (or by less than its inverse) ta
 
 
 def read_versions(
-    table: pl.DataFrame, of: str, into: str, cluster: str, seed_column: str, noise_ratio: float | None
+    table: pl.DataFrame,
+    of: str,
+    into: str,
+    cluster: str,
+    seed_column: str,
+    noise_ratio: float | None,
+    within: str | None = None,
 ) -> tuple[Versions, list[str], str]:
     """Means per version, what is known of the noise, and in words where that comes from.
 
@@ -38,6 +44,7 @@ def read_versions(
     names, group = names[order], np.argsort(order)[group]
     if len(names) < 3:
         raise TableError(f"{len(names)} versions in {cluster!r}: a rate needs at least 3, an honest interval about 12")
+    groups = _groups(table, cluster, within, group, len(names))
     seeds = np.bincount(group).astype(float)
     mean_x, mean_y = np.bincount(group, x) / seeds, np.bincount(group, y) / seeds
     for name, means in ((of, mean_x), (into, mean_y)):
@@ -52,7 +59,7 @@ def read_versions(
         ratio = 1.0 if noise_ratio is None else float(noise_ratio)
         if not (np.isfinite(ratio) and ratio > 0):
             raise TableError(f"noise_ratio must be above 0, not {noise_ratio}")
-        none = Versions(mean_x, mean_y, np.zeros((3, len(names))), freedom, seeds, ratio)
+        none = Versions(mean_x, mean_y, np.zeros((3, len(names))), freedom, seeds, groups, ratio)
         return none, list(names), f"no replicates: a noise ratio of {ratio:g} on standardised axes is assumed"
     rest_x, rest_y = x - mean_x[group], y - mean_y[group]
     source = "scatter of seeds within versions, pooled"
@@ -64,7 +71,7 @@ def read_versions(
         freedom = freedom * (len(names) - 1) / len(names)
         source += ", effects common to a seed taken out"
     squares = [np.bincount(group, part) for part in (rest_x * rest_x, rest_y * rest_y, rest_x * rest_y)]
-    return Versions(mean_x, mean_y, np.stack(squares), freedom, seeds), list(names), source
+    return Versions(mean_x, mean_y, np.stack(squares), freedom, seeds, groups), list(names), source
 
 
 def version_points(versions: Versions, names: list[str]) -> VersionPoints:
@@ -72,9 +79,31 @@ def version_points(versions: Versions, names: list[str]) -> VersionPoints:
     x_error = y_error = float("nan")
     if versions.ratio is None:
         x_error, y_error = np.sqrt(versions.noise(np.ones((1, len(names))))[:2, 0]).tolist()
+    groups = tuple(versions.groups.tolist()) if versions.groups.max() else ()
     return VersionPoints(
-        tuple(map(str, names)), tuple(versions.x.tolist()), tuple(versions.y.tolist()), x_error, y_error
+        tuple(map(str, names)), tuple(versions.x.tolist()), tuple(versions.y.tolist()), x_error, y_error, groups
     )
+
+
+def _groups(table: pl.DataFrame, cluster: str, within: str | None, group: np.ndarray, versions: int) -> np.ndarray:
+    """The group of each version as a number from 0; TableError where a version has two, or too few versions share theirs."""
+    if within is None:
+        return np.zeros(versions, int)
+    require_columns(table, [within])
+    labels(table, within)
+    _, codes = np.unique(np.array([str(value) for value in table[within]]), return_inverse=True)
+    pairs = np.unique(np.stack([group, codes]), axis=1)
+    if pairs.shape[1] > versions:
+        twice = pairs[0, np.flatnonzero(np.diff(pairs[0]) == 0)[0]]
+        name = table[cluster].to_list()[int(np.flatnonzero(group == twice)[0])]
+        raise TableError(f"version {name!r} has rows of several {within!r}: a version belongs to one")
+    groups = np.zeros(versions, int)
+    groups[pairs[0]] = pairs[1]
+    if versions - len(np.unique(groups)) - 1 < 1:
+        raise TableError(
+            f"{versions} versions in {len(np.unique(groups))} groups of {within!r}: too few to see a slope within them"
+        )
+    return groups
 
 
 def _crossing(table: pl.DataFrame, seed_column: str, group: np.ndarray, versions: int) -> np.ndarray | None:
@@ -97,7 +126,7 @@ def beyond_noise(versions: Versions) -> bool:
     between = float(moments(versions, one)[0][0])
     if noise <= 0:
         return True
-    return bool(between / noise > fdtri(len(versions.x) - 1, max(versions.freedom.sum(), 1), 0.95))
+    return bool(between / noise > fdtri(versions.df + 1, max(versions.freedom.sum(), 1), 0.95))
 
 
 def reliability(versions: Versions) -> float:

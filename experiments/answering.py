@@ -27,6 +27,8 @@ def reading_of(question: Question, table: "pl.DataFrame", out: Path) -> Reading:
         raise QuestionError(f"{question.name}: no cell has finished; see `moon status`")
     looks = "folder_of" in signature(question.read).parameters and (out / "ledger.json").exists()
     reading = question.read(done, **({"folder_of": Ledger(out, create=False).folder} if looks else {}))
+    if not reading.answer:
+        raise QuestionError(f"{question.name}: the finished cells say nothing yet; see `moon status`")
     for status, count in table.filter(pl.col("status") != "done").group_by("status").len().iter_rows():
         reading.weak.insert(0, f"{count} of {table.height} cells are {status} and take no part.")
     if short := shortfall(held_of(reading)):
@@ -37,11 +39,11 @@ def reading_of(question: Question, table: "pl.DataFrame", out: Path) -> Reading:
 def held_of(reading: Reading) -> dict[str, tuple[int, int]]:
     """Fit -> (held-out runs within their prediction interval, held-out runs), of the fits that have an interval.
 
-    A `...-log_line` stands beside its `...-power_floor` for comparison alone: the same runs are not counted twice.
+    Where a metric has a `...-power_floor`, its line in logs stands beside it for comparison alone: runs are not counted twice.
     """
     from analysis.fitted import Fit
 
-    beside = {name for name in reading.fits if name.endswith("-log_line")}
+    beside = {name for name in reading.fits if f"{name.removesuffix('-log_line')}-power_floor" in reading.fits}
     fits = {name: fit for name, fit in reading.fits.items() if isinstance(fit, Fit) and name not in beside}
     found = {name: fit.holdout for name, fit in fits.items() if fit.holdout}
     return reading.held | {

@@ -185,11 +185,15 @@ def optima_figure(table: "pl.DataFrame") -> "Figure":
     compute = table["compute"].to_numpy()
     ax.fill_between(compute, table["law low"], table["law high"], color=VERMILLION, alpha=0.18, lw=0)
     ax.plot(compute, table["law"], color=VERMILLION, marker="s", ms=5, label="joint law")
-    inside = table.filter(table["valley"].is_not_nan())
-    for row in inside.iter_rows(named=True):
+    seen = table.filter(table["valley"].is_not_nan())
+    for row in seen.iter_rows(named=True):
         ax.plot([row["compute"]] * 2, [row["valley low"], row["valley high"]], color=BLUE, lw=1.8)
-    if inside.height:
-        ax.plot(inside["compute"], inside["valley"], color=BLUE, marker="o", ms=7, ls="", label="valley of the budget")
+    for at_end, label, face in (
+        (False, "valley of the budget", BLUE),
+        (True, "lowest size run is an end of the grid", "white"),
+    ):
+        if (rows := seen.filter((seen["edge"] == "end") == at_end)).height:
+            ax.plot(rows["compute"], rows["valley"], color=BLUE, marker="o", mfc=face, ms=7, ls="", label=label)
     largest = number(table.filter("run")["compute"].max())
     ax.axvline(largest, color="0.6", ls=":", lw=1.2)
     ax.annotate(" beyond what was run", (largest, 0.02), xycoords=("data", "axes fraction"), fontsize=8)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from experiments import steps
 from experiments.adopting import beginning_from
 from experiments.paradigm import SYSTEMS, described, nested, post_trained, searched, told
-from experiments.question import Reading
+from experiments.question import QuestionError, Reading
 from experiments.reading import SEARCHES, number, throughput_sentence
 from experiments.recipes import measured_search, recipe_for, searches_of
 from moon_jax.data.forms import paper_mixture
@@ -70,22 +70,20 @@ def read(results: "pl.DataFrame") -> Reading:
     reading = Reading(answer=[], weak=["one seed: the spread of runs is not seen; `moon run ablations` has seeds"])
     trained = results.filter(pl.col("system") == TRAINED)
     untrained = results.filter(pl.col("system") == UNTRAINED)
+    if trained.is_empty():
+        raise QuestionError("embedding: the trained encoder has not been measured; `moon status` says why")
     for search in (s for s in SEARCHES if f"{s}_recall@10" in results.columns):
         metric = f"{search}_recall@10"
         before = "" if untrained.is_empty() else f", untrained {number(untrained[metric][0]):.3f}"
         queries = int(results[f"{search}_queries"].drop_nulls()[0])
-        if trained.height:
-            reading.answer.append(
-                f"{search} search: recall@10 {number(trained[metric][0]):.3f}{before} ({queries} test queries)."
-            )
-    if trained.height:
-        row = trained.row(0, named=True)
-        widths = sorted(int(c.rpartition("_d")[2]) for c in results.columns if "_recall@10_d" in c)
-        first = next(s for s in SEARCHES if f"{s}_recall@10" in results.columns)
-        kept = ", ".join(f"{w} dimensions {row[f'{first}_recall@10_d{w}']:.3f}" for w in dict.fromkeys(widths))
-        reading.answer.append(f"Cut short, {first} search's recall@10: {kept}.")
         reading.answer.append(
-            f"Take the vectors: moon export OUT/steps/{row['embed_step']} --to FOLDER [--dim N] [--int8]"
+            f"{search} search: recall@10 {number(trained[metric][0]):.3f}{before} ({queries} test queries)."
         )
-        reading.notes.append(throughput_sentence(trained, "posttrain", "tokens"))
+    row = trained.row(0, named=True)
+    widths = sorted(int(c.rpartition("_d")[2]) for c in results.columns if "_recall@10_d" in c)
+    first = next(s for s in SEARCHES if f"{s}_recall@10" in results.columns)
+    kept = ", ".join(f"{w} dimensions {row[f'{first}_recall@10_d{w}']:.3f}" for w in dict.fromkeys(widths))
+    reading.answer.append(f"Cut short, {first} search's recall@10: {kept}.")
+    reading.answer.append(f"Take the vectors: moon export OUT/steps/{row['embed_step']} --to FOLDER [--dim N] [--int8]")
+    reading.notes.append(throughput_sentence(trained, "posttrain", "tokens"))
     return reading

@@ -2,20 +2,25 @@
 
 Hypothesis: over embedding versions, the recall of a search predicts the GAUC of a CTR model that reads the frozen
 embeddings, and on worlds whose clicks follow what only images show it is image-search recall that does. Versions form
-a design, {images only, text only, both} x token budgets: if all proxies rose together, none could be named. Refuted if
-no proxy's slope has an interval above 0, or if none is best with P >= .9.
+a design, {images only, text only, both} x token budgets: if all proxies rose together, none could be named. The rate is
+taken at equal modalities (a level for each kind), for versions that see no photo cannot find any, whatever they are worth;
+the line over all versions alike stands beside it. Refuted if no proxy's slope has an interval above 0, or if none is best
+with P >= .9.
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 from importlib.util import find_spec
 from typing import TYPE_CHECKING
+
+import numpy as np
 
 import analysis
 from analysis.axes import frame
 from analysis.constancy import VARIES
 from analysis.figures import GREY, SERIES, exchange_figure, new_figure
+from analysis.rates import NAMED_AT
 from experiments import steps
 from experiments.question import QuestionError, Reading
 from experiments.reading import SEARCHES
@@ -27,6 +32,7 @@ if TYPE_CHECKING:
     import polars as pl
     from matplotlib.figure import Figure
 
+    from analysis.rates import VersionPoints
     from moon_jax.data.contract import Dataset
 
 # Of each search; entropy and alignment fall where recall rises.
@@ -101,36 +107,37 @@ def _gallery(form: Form, modalities: tuple[str, ...]) -> Form:
 
 
 def read(results: "pl.DataFrame") -> Reading:
-    """Searches' recall@10 ranked, the rate of the first and its constancy; every proxy; every stage of the funnel."""
+    """Searches' recall@10 ranked at equal modalities, the rate of the first and its constancy; the same over all versions alike;
+    every proxy; every stage of the funnel.
+    """
     proxies = [f"{search}_recall@10" for search in SEARCHES if f"{search}_recall@10" in results.columns]
-    rate = analysis.exchange_rate(results, of=proxies, into="gauc", cluster="version")
-    first = rate.ranking.rows[0]
-    named = (
-        "ranks first" if first["p_best"] >= 0.9 else "ranks first, but not surely (P(best) < .9: no winner is named)"
-    )
+    rate = rate_into(results, proxies)
     reading = Reading(
-        answer=[
-            f"{first['proxy']} {named}: P(best) = {first['p_best']:.2f} of {len(proxies)} searches over {rate.n} versions.",
-            *rate_sentences(rate),
-            title_sentence(rate),
-        ],
-        weak=list(rate.warnings),
+        answer=[first_sentence(rate), *rate_sentences(rate), title_sentence(rate)], weak=list(rate.warnings)
     )
     reading.fits["rate"] = rate
     kinds = dict(zip(results["version"].to_list(), results["kind"].to_list(), strict=True))
-    reading.figures["exchange"] = exchange_figure(rate, title="Exchange rate into GAUC", groups=kinds)
+    reading.figures["exchange"] = exchange_figure(rate, title=f"Exchange rate into GAUC{at_equal(rate)}", groups=kinds)
     every = [name for name in candidates(results) if measured_everywhere(results, name)]
     if len(every) > len(proxies):
-        ranking = analysis.rank_proxies(results, of=every, into="gauc", cluster="version")
+        ranking = analysis.rank_proxies(results, of=every, into="gauc", cluster="version", within=within_of(results))
         best = min(ranking.rows, key=lambda row: row["loo_error"])
         ours = next(row["loo_error"] for row in ranking.rows if row["proxy"] == rate.of)
-        alone = mean_alone(ranking.points[0].y)
+        alone = mean_alone(ranking.points[0])
+        named = f"P(best) = {best['p_best']:.2f}" + ("" if best["p_best"] >= NAMED_AT else ": not surely the best")
         reading.answer.append(
             f"Of all {len(every)} proxies {best['proxy']} foretells a version's GAUC best from the others, with an error of "
-            f"{best['loo_error']:.4f}; {rate.of} {ours:.4f}, their mean without a proxy {alone:.4f}."
+            f"{best['loo_error']:.4f} ({named}); {rate.of} {ours:.4f}, the others' mean without a proxy {alone:.4f}."
         )
         reading.tables["every proxy"] = ranking.table()
         reading.figures["proxies"] = proxies_figure(ranking, alone)
+    if within_of(results):
+        pooled = analysis.exchange_rate(results, of=proxies, into="gauc", cluster="version")
+        reading.answer.append(pooled_sentence(pooled))
+        reading.fits["rate-all-alike"] = pooled
+        reading.figures["exchange-all-alike"] = exchange_figure(
+            pooled, title="Exchange rate into GAUC, all versions alike", groups=kinds
+        )
     if (stages := stages_table(results, proxies)).height > 1:
         reading.tables["into each stage of the funnel"] = stages
         reading.answer += [
@@ -144,11 +151,49 @@ def read(results: "pl.DataFrame") -> Reading:
     return reading
 
 
+def within_of(results: "pl.DataFrame") -> str | None:
+    """The column of kinds where there are several: a version that sees no photo has no recall of photos to better."""
+    return "kind" if results["kind"].n_unique() > 1 else None
+
+
+def rate_into(results: "pl.DataFrame", of: str | list[str], into: str = "gauc") -> "analysis.Rate":
+    """The rate at equal modalities, where versions have several: what a better metric is worth to the system that one has."""
+    return analysis.exchange_rate(results, of=of, into=into, cluster="version", within=within_of(results))
+
+
+def at_equal(rate: "analysis.Rate") -> str:
+    return " at equal modalities" if rate.options["within"] else ""
+
+
+def first_sentence(rate: "analysis.Rate") -> str:
+    """Which search ranks first; that there is no rate, before that."""
+    first, others = rate.ranking.rows[0], len(rate.ranking.rows)
+    if not math.isfinite(rate.interval[0]):
+        return f"No rate can be given: the versions do not differ in {rate.of}{at_equal(rate)} beyond the noise of their seeds."
+    if others == 1:
+        return f"{rate.of} is the only search's recall: {rate.n} versions, {told_slope(first)}."
+    surely = "" if first["p_best"] >= NAMED_AT else ", but not surely"
+    return (
+        f"{first['proxy']} ranks first{at_equal(rate)}{surely}: P(best) = {first['p_best']:.2f} of {others} searches, "
+        f"{rate.n} versions."
+    )
+
+
+def pooled_sentence(pooled: "analysis.Rate") -> str:
+    """The line over all versions, whatever they see: which modality pays, not what a better metric is worth."""
+    told = "; ".join(f"{row['proxy']} {told_slope(row)}" for row in pooled.ranking.rows)
+    first = pooled.ranking.rows[0]
+    return (
+        f"Over all versions alike {first['proxy']} ranks first (P(best) = {first['p_best']:.2f}): {told}. Such a line mixes "
+        "what a better metric is worth with which modality pays: versions that see no photo have no recall of photos."
+    )
+
+
 def rate_sentences(rate: "analysis.Rate") -> list[str]:
-    """The rate with its interval, what could have been seen, whether it is constant; or that there is none, and why."""
+    """The rate with its interval, what could have been seen, whether it is constant; nothing where there is none."""
     low, high = rate.interval
     if not math.isfinite(low):
-        return [f"No rate can be given: the versions do not differ in {rate.of} beyond the noise of their seeds."]
+        return []
     elasticity = f"; elasticity {rate.elasticity:.3f}." if math.isfinite(rate.elasticity) else "."
     varies = "it varies over the range" if rate.constant_p_value < VARIES else "no sign that it varies over the range"
     return [
@@ -171,14 +216,14 @@ def title_sentence(rate: "analysis.Rate") -> str:
     asked = "Does image-search recall deserve its title of critical intermediate metric here?"
     if ours is None:
         return f"{asked} Nobody searches by photo, so it cannot be said."
-    surely, first, rises = ours["p_best"] >= 0.9, rate.of == "image_recall@10", ours["low"] > 0
+    surely, first, rises = ours["p_best"] >= NAMED_AT, rate.of == "image_recall@10", ours["low"] > 0
     told = f"P(best) = {ours['p_best']:.2f}, {told_slope(ours)}"
     if first and rises and (surely or len(rate.ranking.rows) == 1):
         return f"{asked} Yes: it ranks first and GAUC rises with it ({told})."
     if first and rises:
         return f"{asked} GAUC rises with it, but it is not told from the other searches ({told})."
     if rises:
-        return f"{asked} No: GAUC rises with it ({told}), but {rate.of} ranks before it."
+        return f"{asked} GAUC rises with it ({told}), but {rate.of} ranks before it."
     return f"{asked} No: no rise of GAUC with it is seen ({told})."
 
 
@@ -196,11 +241,12 @@ def measured_everywhere(results: "pl.DataFrame", name: str) -> bool:
     return not results[name].null_count() and means.n_unique() > 2
 
 
-def mean_alone(values: "Sequence[float]") -> float:
-    """Root mean square error of foretelling each value by the mean of the others."""
-    n = len(values)
-    middle = sum(values) / n
-    return math.sqrt(sum((value - middle) ** 2 for value in values) / n) * n / (n - 1)
+def mean_alone(points: "VersionPoints") -> float:
+    """Root mean square error of foretelling each version by the mean of the others of its kind."""
+    y, groups = np.array(points.y), np.array(points.groups or [0] * len(points.y))
+    size = np.bincount(groups)[groups]
+    away = y - (np.bincount(groups, y) / np.maximum(np.bincount(groups), 1))[groups]
+    return float(np.sqrt(np.mean((away * size / np.maximum(size - 1, 1))[size > 1] ** 2)))
 
 
 def stages_table(results: "pl.DataFrame", proxies: list[str]) -> "pl.DataFrame":
@@ -213,7 +259,7 @@ def stages_table(results: "pl.DataFrame", proxies: list[str]) -> "pl.DataFrame":
         kept = [proxy for proxy in proxies if part.height and measured_everywhere(part, proxy)]
         if part["version"].n_unique() < LEAST_VERSIONS or not kept:
             continue
-        rate = analysis.exchange_rate(part, of=kept, into=into, cluster="version")
+        rate = rate_into(part, kept, into)
         first = rate.ranking.rows[0]
         rows.append({
             "stage": stage, "into": into, "versions": rate.n, "proxy": rate.of, "p_best": first["p_best"], "slope": rate.slope,
@@ -230,8 +276,9 @@ def proxies_figure(ranking: "analysis.Ranking", alone: float) -> "Figure":
     families = [
         row["proxy"].partition("_")[0] if row["proxy"].partition("_")[0] in SEARCHES else "vectors" for row in rows
     ]
-    shown = dict.fromkeys(reversed(families))
-    for k, family in enumerate(shown):
+    for k, family in enumerate((*SEARCHES, "vectors")):
+        if family not in families:
+            continue
         at = [place for place, mine in enumerate(families) if mine == family]
         name = "the vectors alone" if family == "vectors" else f"{family} search"
         ax.plot([rows[i]["loo_error"] for i in at], at, ls="", marker="os^Dv"[k], color=SERIES[k], ms=6, label=name)

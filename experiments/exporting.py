@@ -25,6 +25,11 @@ class Source:
         """Which of them holds the encoder."""
         return next(need for need in ("this", "posttrain") if (self.folders[need] / "encoder.safetensors").exists())
 
+    @property
+    def tokens(self) -> int | None:
+        """Post-training tokens of the encoder; None of one that was not post-trained here."""
+        return self.metrics[self.encoder].get("tokens")
+
 
 def export(step: Path, to: Path, *, dim: int | None = None, int8: bool = False) -> Path:
     """Writes the folder `to`, whole or not at all: weights, config, tokenizer and card; of an embed step the items' vectors

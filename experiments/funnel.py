@@ -83,17 +83,19 @@ def read(results: "pl.DataFrame") -> Reading:
         rows = table.filter(pl.col("metric") == metric).drop_nulls("mean").sort("mean", descending=True)
         if rows.is_empty():
             continue
-        best[told] = rows["representation"][0]
+        best[told] = firsts(rows)
         listed = ", ".join(
             f"{r['representation']} {r['mean']:.4f}" + (f" +- {r['half']:.4f}" if math.isfinite(r["half"]) else "")
             for r in rows.iter_rows(named=True)
         )
         reading.answer.append(f"{told[0].upper()}{told[1:]}: {listed}.")
     if table["representation"].n_unique() > 1:
-        same = "the same representation is first at every stage" if len(set(best.values())) == 1 else (
-            "not one representation is first at every stage"
-        )  # fmt: skip
-        reading.answer.insert(0, f"{same[0].upper()}{same[1:]}: {', '.join(f'{k}: {v}' for k, v in best.items())}.")
+        everywhere = [name for name in next(iter(best.values())) if all(name in names for names in best.values())]
+        said = "Not one representation is first at every stage"
+        if everywhere:
+            said = f"First at every stage, or within the interval of the first: {', '.join(everywhere)}. By stage"
+        listed = "; ".join(f"{stage}: {', '.join(names)}" for stage, names in best.items())
+        reading.answer.insert(0, f"{said}: {listed}.")
     if "retrieval_popularity@100" in done.columns:
         floor, reached = number(done["retrieval_popularity@100"].mean()), number(done["retrieval_recall@100"].max())
         verdict = "every representation stays below it" if reached < floor else "the best stands above it"
@@ -106,6 +108,16 @@ def read(results: "pl.DataFrame") -> Reading:
         reading.tables["GAUC by slice"] = done.group_by("kind", maintain_order=True).agg(means)
     reading.figures["funnel"] = funnel_figure(table, metrics)
     return reading
+
+
+def firsts(rows: "pl.DataFrame") -> list[str]:
+    """The representation with the highest mean, and those whose intervals reach into its own; rows best first."""
+    import polars as pl
+
+    top = rows.row(0, named=True)
+    half = pl.col("half").fill_nan(0.0)
+    reaching = rows.filter(pl.col("mean") + half >= top["mean"] - (top["half"] if math.isfinite(top["half"]) else 0.0))
+    return [str(name) for name in reaching["representation"]]
 
 
 def by_kind(done: "pl.DataFrame", metrics: dict[str, str]) -> "pl.DataFrame":

@@ -87,7 +87,7 @@ def read(results: "pl.DataFrame") -> Reading:
     ladder, versions = part_of(results, LADDER), part_of(results, RATE)
     if ladder.is_empty() or versions.is_empty() or "gauc_gain" not in ladder.columns:
         raise QuestionError("iterations: no version has finished beside the one before it yet")
-    rate = analysis.exchange_rate(versions, of="image_recall@10", into="gauc", cluster="version")
+    rate = exchange_rate.rate_into(versions, "image_recall@10")
     table = steps_of(ladder, rate)
     reading = Reading(answer=[], weak=list(rate.warnings))
     for row in table.iter_rows(named=True):
@@ -96,16 +96,7 @@ def read(results: "pl.DataFrame") -> Reading:
             f"{row['gauc gain']:+.4f} [{row['gauc low']:+.4f}, {row['gauc high']:+.4f}], foretold {row['foretold']:+.4f} "
             f"[{row['foretold low']:+.4f}, {row['foretold high']:+.4f}]: {row['verdict']}."
         )
-    of_recall = table.filter("encoder")
-    held = of_recall.filter(pl.col("verdict") == "as foretold").height
-    moved = of_recall.filter((pl.col("gauc low") > 0) | (pl.col("gauc high") < 0)).height
-    told_so = f"{held} of {of_recall.height} steps that change the encoder lie as foretold"
-    said = "though none of them moves GAUC by more than its interval" if not moved else f"{moved} of them move GAUC"
-    reading.answer.insert(
-        0,
-        f"{told_so}, {said}; the rate is {rate.slope:+.3f} GAUC per unit of image-search recall@10 [{rate.interval[0]:+.3f}, "
-        f"{rate.interval[1]:+.3f}].",
-    )
+    reading.answer.insert(0, first_sentence(table.filter("encoder"), rate))
     reading.notes.append(
         "Gains are over the version before, paired over test queries, users and seeds, intervals 95 %. Foretold: the rate times "
         "the gain of recall; its interval has the rate's uncertainty and that of recall. A step lies as foretold where the "
@@ -121,6 +112,24 @@ def read(results: "pl.DataFrame") -> Reading:
     )
     reading.figures["iterations"] = ladder_figure(table)
     return reading
+
+
+def first_sentence(steps: "pl.DataFrame", rate: "analysis.Rate") -> str:
+    """How many steps that move GAUC were foretold; the others, which foretell little, apart."""
+    import polars as pl
+
+    moves = (pl.col("gauc low") > 0) | (pl.col("gauc high") < 0)
+    foretold = pl.col("verdict") == "as foretold"
+    moved, still = steps.filter(moves), steps.filter(~moves)
+    told = (
+        f"{rate.slope:+.3f} GAUC per unit of image-search recall@10 [{rate.interval[0]:+.3f}, {rate.interval[1]:+.3f}]"
+    )
+    beyond = f"{moved.height} of {steps.height} steps that change the encoder move GAUC beyond their interval"
+    said = f"{moved.filter(foretold).height} of {moved.height} as foretold"
+    if not moved.height:
+        return f"No step that changes the encoder moves GAUC beyond its interval; the rate is {told}."
+    rest = f"; of the others {still.filter(foretold).height} of {still.height} lie as foretold" if still.height else ""
+    return f"{beyond}, {said}{rest}; the rate is {told}."
 
 
 def steps_of(ladder: "pl.DataFrame", rate: "analysis.Rate") -> "pl.DataFrame":

@@ -62,7 +62,7 @@ def redraw(folder: Path, told: Callable[[Path], None] = lambda page: None) -> li
         if (suite := write_suite(home)) is not None:
             told(suite)
             pages.append(suite)
-    if folder in {path.parent for path in kept}:  # a set by itself
+    if folder in kept or folder in {path.parent for path in kept}:  # a question or a set by itself
         return pages
     told(overview := write_overview(folder))
     return [*pages, overview]

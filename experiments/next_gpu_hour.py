@@ -3,8 +3,9 @@
 Hypothesis: 10 % more compute is worth more on one axis (training tokens, negatives, history length) than on the others, and the
 exchange rate says what it is worth in CTR. Its cells are those of the questions behind it, so that it costs nothing beside them:
 the laws of recall against tokens and against negatives, that of GAUC against length, the rate of recall into GAUC. Refuted if no
-axis is best with P >= .9. An axis whose law did not foretell its own largest scale takes no part, nor do tokens and negatives
-where the rate has no interval above 0: what they bring is then told in recall alone.
+axis is best with P >= .9. An axis whose law did not foretell its own largest scale takes no part, nor one whose last step that
+was run brought nothing (or, where the truth is known, brings nothing in truth), nor do tokens and negatives where the rate has no
+interval above 0: what they bring is then told in recall alone.
 """
 
 import math
@@ -12,6 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import analysis
+from analysis.allocation import IDLE
 from experiments import exchange_rate, negatives, sequence_length, training_tokens
 from experiments.answering import shortfall
 from experiments.question import QuestionError, Reading
@@ -34,6 +36,7 @@ AXES = ("tokens", "negatives", "length")
 BEYOND = 4.0  # times the largest of its axis that was run: farther a law is not asked
 MORE = 10.0  # times the compute, of the allocation
 READER = sequence_length.OURS
+SOMETHING = 1e-4  # GAUC: less is nothing
 
 
 def cells(preset: str, data: "Dataset") -> list[Cell]:
@@ -63,7 +66,7 @@ class Setup:
 
 
 def read(results: "pl.DataFrame") -> Reading:
-    """What 10 % more compute brings on each axis, in recall and in GAUC, and how ten times the compute is best spent."""
+    """What up to 10 % more compute brings on each axis, in recall and in GAUC, and how ten times the compute is best spent."""
     reading = Reading(answer=[])
     setup = _setup(results, reading)
     weighed = {axis: law for axis, law in setup.laws.items() if axis not in setup.refused}
@@ -89,15 +92,12 @@ def _weigh(laws: dict[str, Any], setup: Setup, reading: Reading) -> None:
     surely = f"P(best) = {best['p_best']:.2f}" + ("" if best["p_best"] >= 0.9 else ", so it is not surely the best")
     if len(laws) == 1:
         surely = "the only axis that can be weighed"
-    reading.answer.insert(0, f"10 % more compute pays most in {best['axis']}: {_worth(best)} ({surely}).")
+    reading.answer.insert(
+        0, f"Of at most 10 % more compute what pays most is {best['axis']}, {_factor(best)}: {_worth(best)} ({surely})."
+    )
     reading.answer += [f"{_axis(row)}; {_last_step(laws[row['axis']])}." for row in marginal.rows]
-    reading.weak += [
-        f"{row['axis']}: the law promises what the points do not show, for {_last_step(laws[row['axis']])}"
-        for row in marginal.rows
-        if row["gain"] > 0 >= last_step(laws[row["axis"]])[2]
-    ]
     reading.fits["marginal"] = marginal
-    reading.figures["marginal"] = marginal.figure("What 10 % more compute brings, one axis at a time")
+    reading.figures["marginal"] = marginal.figure("Where does a little more compute pay?")
     reading.tables["10 % more compute"] = marginal.table()
     reading.weak += list(marginal.warnings)
     if not {"tokens", "negatives"} & set(laws):
@@ -107,10 +107,17 @@ def _weigh(laws: dict[str, Any], setup: Setup, reading: Reading) -> None:
     spent = analysis.allocate(laws, cost=setup.cost, budget=budget, bounds=ranges, better="higher", **through)
     now = setup.cost.at
     told = ", ".join(f"{row['axis']} {now[row['axis']]:,.4g} -> {row['x']:,.4g}" for row in spent.rows)
+    whole = spent.spent / spent.budget > IDLE
     reading.answer.append(
-        f"{MORE:.0f} times the compute is best spent so, no axis beyond {BEYOND:.0f} times what was run: {told}; GAUC "
-        f"{spent.gain:+.4f} [{spent.gain_interval[0]:+.4f}, {spent.gain_interval[1]:+.4f}]."
+        (
+            f"{MORE:.0f} times the compute is best spent so"
+            if whole
+            else f"Of {MORE:.0f} times the compute these laws can place {spent.spent / spent.budget:.0%}"
+        )  # they are not asked farther
+        + f", no axis beyond {BEYOND:.0f} times what was run: {told}; GAUC {spent.gain:+.4f} "
+        f"[{spent.gain_interval[0]:+.4f}, {spent.gain_interval[1]:+.4f}]."
     )
+    reading.weak += [warning for warning in spent.warnings if warning not in reading.weak]
     reading.fits["allocation"] = spent
     reading.figures["allocation"] = spent.figure(f"How {MORE:.0f} times the compute is best spent")
     reading.tables[f"{MORE:.0f} times the compute"] = spent.table()
@@ -128,9 +135,9 @@ def _in_recall(setup: Setup, reading: Reading) -> None:
         f"{row['gain_high']:+.5f}]"
         for row in table.rows
     )
-    reading.answer.append(f"In {setup.rate.of} alone, 10 % more compute brings: {told}.")
+    reading.answer.append(f"In {setup.rate.of} alone, at most 10 % more compute brings: {told}.")
     reading.tables["10 % more compute, in recall"] = table.table()
-    reading.figures["recall"] = table.figure("What 10 % more compute brings in recall")
+    reading.figures["recall"] = table.figure("What a little more compute brings in recall")
 
 
 def last_step(law: Any) -> tuple[float, float, float]:
@@ -154,6 +161,27 @@ def missed(law: Any) -> str:
     return (
         f"its law did not foretell its largest scale ({law.y_label} predicted {first['predicted']:.4f} [{first['low']:.4f}, "
         f"{first['high']:.4f}], observed {seen})"
+    )
+
+
+def idle(law: Any) -> str:
+    """That the last step that was run brought nothing, whatever the law promises beyond; empty where it brought something."""
+    return "" if last_step(law)[2] > 0 else f"{_last_step(law)}, so there is nothing for a law to go on"
+
+
+def untrue(done: "pl.DataFrame", law: Any) -> str:
+    """That the truth of a planted world gains nothing from the last step of length; empty where it does, or is not known."""
+    import polars as pl
+
+    if "bayes_gauc" not in done.columns:
+        return ""
+    before, last, seen = last_step(law)
+    truth = [done.filter(pl.col("L") == length)["bayes_gauc"].drop_nulls().mean() for length in (before, last)]
+    if None in truth or (gain := number(truth[1]) - number(truth[0])) > SOMETHING:
+        return ""
+    return (
+        f"the truth of this world, its Bayes GAUC, gains {gain:+.4f} from {before:,.4g} to {last:,.4g} (the model {seen:+.4f}), "
+        "which no law of measured points can know"
     )
 
 
@@ -181,14 +209,16 @@ def _setup(results: "pl.DataFrame", reading: Reading) -> Setup:
         if law.holdout and law.holdout["within"] is not None:
             reading.held[f"{part}: {name}"] = (law.holdout["within"], law.holdout["of"])
     length = judged.get("length")
-    rate = analysis.exchange_rate(tables["exchange_rate"], of=metric, into="gauc", cluster="version")
+    rate = exchange_rate.rate_into(tables["exchange_rate"], metric)
     low, high = rate.interval
     told = f"{rate.slope:+.4f} GAUC per unit of {metric} [{low:+.4f}, {high:+.4f}] over {rate.n} versions"
     reading.notes.append(
         f"Laws: {metric} against tokens and against negatives, GAUC of {READER} against length, judged by their largest scale "
         f"and then fitted to all points; rate: {told}."
     )
-    refused = {axis: why for axis, law in judged.items() if (why := missed(law))}
+    refused = {axis: why for axis, law in judged.items() if (why := missed(law) or idle(law))}
+    if length is not None and "length" not in refused and (why := untrue(tables["sequence_length"], length)):
+        refused["length"] = why
     missed_axes = set(refused)
     if not low > 0:
         refused |= dict.fromkeys(("tokens", "negatives"), f"the exchange rate has no interval above 0 ({told})")
@@ -225,7 +255,12 @@ def _worth(row: dict[str, Any]) -> str:
 
 def _axis(row: dict[str, Any]) -> str:
     through = "" if row["metric"] == "gauc" else f"{row['metric']} {row['gain']:+.5f}, "
-    return f"{row['axis']} {row['x']:,.4g} -> {row['x_after']:,.4g} ({row['factor']:.2f} times): {through}{_worth(row)}"
+    return f"{row['axis']} {row['x']:,.4g} -> {row['x_after']:,.4g} ({_factor(row)}): {through}{_worth(row)}"
+
+
+def _factor(row: dict[str, Any]) -> str:
+    """How far the axis goes, and what that costs: less than 10 % where it stops at its bound."""
+    return f"{row['factor']:.2f} times for {row['spent']:+.1%} compute"
 
 
 def _stand(setup: Setup) -> str:

@@ -6,7 +6,14 @@ from typing import TYPE_CHECKING, Any
 from experiments import steps
 from experiments.recipes import Recipe
 from moon_jax.data.forms import SEARCHES, Form
-from moon_jax.data.processing import EntityFilter, ExactImages, HardNegatives, MatchExposure, Transformation
+from moon_jax.data.processing import (
+    EntityFilter,
+    ExactImages,
+    HardNegatives,
+    MatchExposure,
+    Transformation,
+    named_share,
+)
 from sweeps import Step
 
 if TYPE_CHECKING:
@@ -15,6 +22,7 @@ if TYPE_CHECKING:
 MOMENTUM = 0.99  # share of the average that fills the queue
 SLOWER = 1 / 3  # the second stage's learning rate, of the first's
 HARD = 2  # hard negatives of a query
+MOST = 0.5  # of the titles name two entities: where fewer do the filter would take the catalogue, not its poor titles
 
 
 @dataclass(frozen=True)
@@ -114,7 +122,8 @@ def second_stage(data: "Dataset", recipe: Recipe) -> tuple[Transformation, ...]:
     if data.has("impressions"):
         out.append(MatchExposure())
     if described(data):
-        out.append(EntityFilter())
+        if named_share(data) >= MOST:
+            out.append(EntityFilter())
         out.append(HardNegatives(kind="category", per_query=HARD))
     if {"click", "purchase"} <= actions_of(data):
         out.append(HardNegatives(kind="clicked", per_query=HARD))

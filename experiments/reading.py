@@ -11,6 +11,7 @@ if TYPE_CHECKING:
 
 SEARCHES = ("image", "text", "item", "mixed")
 Transform = Literal["identity", "error"]
+FLAT = 5e-4  # of a slope in logs: the parameters of a law without one say nothing
 
 
 def primary_search(results: "pl.DataFrame") -> str:
@@ -54,15 +55,17 @@ def law_sentence(fit: Any, metric: str) -> str:
 
     Where the floor may as well be none the parameters have no interval; the slope has.
     """
+    what = f"1 - {metric}" if fit.transform == "error" else metric
+    x = float(fit.points.x[0, fit.points.used].max())
+    slope, low, high = (float(part) for part in fit.slope(x))
+    told = f"d log y / d log {fit.x[0]} at {x:,.4g} = {slope:+.3f} [{low:+.3f}, {high:+.3f}]"
+    if max(abs(low), abs(high)) < FLAT:
+        return f"{what} is flat, so that no power law is to be told: {told} ({fit.clusters} runs)."
     ends = fit.intervals(0.95)
     parts = [f"{name} = {value:.4g} [{ends[name][0]:.3g}, {ends[name][1]:.3g}]" for name, value in fit.params.items()]
     if any(math.isnan(low) for low, _ in ends.values()):
         parts = [f"{name} = {value:.4g}" for name, value in fit.params.items()]
         parts[-1] += " without interval (the floor is not told from none)"
-    what = f"1 - {metric}" if fit.transform == "error" else metric
-    x = float(fit.points.x[0, fit.points.used].max())
-    slope, low, high = (float(part) for part in fit.slope(x))
-    told = f"d log y / d log {fit.x[0]} at {x:,.4g} = {slope:+.3f} [{low:+.3f}, {high:+.3f}]"
     return f"{what} follows {fit.form.formula}: {told}; {', '.join(parts)} ({fit.clusters} runs, 95 % intervals)."
 
 

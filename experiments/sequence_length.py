@@ -141,8 +141,9 @@ def read(results: "pl.DataFrame") -> Reading:
 def _against_bayes(done: "pl.DataFrame") -> list[str]:
     import polars as pl
 
-    if "bayes_gauc" not in done.columns:
+    if "bayes_gauc" not in done.columns or done["gauc_minus_bayes"].drop_nulls().is_empty():
         return []
+    done = done.drop_nulls("gauc_minus_bayes")
     above = done.filter(pl.col("gauc_minus_bayes") > 2 * pl.col("gauc_minus_bayes_se"))
     verdict = f"no run of {done.height} stands above Bayes by more than 2 SE"
     if above.height:
@@ -151,7 +152,7 @@ def _against_bayes(done: "pl.DataFrame") -> list[str]:
             f"{above.height} of {done.height} runs stand above Bayes by more than 2 SE ({expected:.1f} would by chance, if all "
             "were at Bayes)"
         )
-    return [f"Against the known Bayes-optimal curve: {verdict}."]
+    return [f"Against the Bayes-optimal curve, known to L = {number(done['L'].max()):,.0f}: {verdict}."]
 
 
 def _fit(reading: Reading, tables: "dict[str, pl.DataFrame]") -> None:

@@ -17,6 +17,7 @@ FIRST = {
 def answers_in(out: Path) -> dict[str, dict[str, Any]]:
     """Question -> its `answer.json`, in the order of the questions; those of a user's own files last."""
     found = {path.parent.name: json.loads(path.read_text()) for path in sorted(out.glob("*/answer.json"))}
+    found = {name: answer for name, answer in found.items() if answer["answer"]}
     return {
         name: found[name] for name in (*(q for q in QUESTIONS if q in found), *(q for q in found if q not in QUESTIONS))
     }

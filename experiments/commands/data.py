@@ -9,6 +9,8 @@ from tyro.conf import Positional, UseAppendAction, arg, subcommand
 
 from experiments.commands.common import BAD_INPUT, DONE, bar, say
 
+FEW_QUERIES = 300  # with fewer a recall's 95 % interval is wider than +-.05
+
 
 @dataclass
 class WorldCommand:
@@ -141,23 +143,26 @@ available_from, and those of other tables as pairs.item_id."""
         with bar("importing") as progress:
             dataset = function(self.source, self.folder, progress=progress, **options)
         if "events" in dataset.facts and self.name == "table":
-            say(f"events: {dataset.facts['events']}, for there is no table of events and no column 'history'")
+            say(f"events: {dataset.facts['events']} (a table of events, or a column 'history', would be read instead)")
         if self.name == "table" and (unread := unread_in(self.source)):
-            say(f"not read: {', '.join(unread)} (tables are named items, queries, pairs, events and impressions)")
+            say(
+                f"not read: {', '.join(unread)} (what users did is read from tables named events and impressions, "
+                "searches from queries and pairs)"
+            )
         return told(dataset)
 
 
 def unread_in(source: Path) -> list[str]:
-    """Tables in a user's folder that have none of the names that are read."""
+    """Tables beside a user's items that have none of the names that are read."""
     from moon_jax.data.adapters.logs import COLUMNS
-    from moon_jax.data.adapters.records import SUFFIXES
+    from moon_jax.data.adapters.records import SUFFIXES, find_table
 
-    if not source.is_dir():
+    items = source if source.is_file() else find_table(source, "items")
+    folder = source.parent if source.is_file() else source
+    tables = [path for path in sorted(folder.iterdir()) if path.suffix in SUFFIXES and path != items]
+    if items is None:  # then the only table is the items, whatever its name
         return []
-    tables = [path for path in sorted(source.iterdir()) if path.suffix in SUFFIXES]
-    if len(tables) < 2:  # a single one is the items, whatever its name
-        return []
-    return [path.name for path in tables if path.stem not in ("items", *COLUMNS)]
+    return [path.name for path in tables if path.stem not in COLUMNS]
 
 
 @dataclass
@@ -316,4 +321,11 @@ def told(dataset) -> int:  # type: ignore[no-untyped-def]
     if dataset.quarantined:
         left_out = ", ".join(f"{count:,} rows for {file}" for file, count in dataset.quarantined.items())
         say(f"left out: {left_out}; {dataset.folder / 'quarantine.parquet'} says which and why")
+    if dataset.has("pairs"):
+        pairs = dataset.read("pairs", ["query_id", "split"])
+        if (asked := pairs.filter(split="test")["query_id"].n_unique()) < FEW_QUERIES:
+            why = f" ({dataset.facts['searches']})" if "searches" in dataset.facts else ""
+            say(
+                f"few test queries: {asked}{why}; a recall over so few is known to +-{0.98 / max(asked, 1) ** 0.5:.2f} at best"
+            )
     return DONE

@@ -400,9 +400,11 @@ class ExportCommand:
     """Vectors as int8 with a scale each, instead of float16."""
 
     def __call__(self) -> int:
-        from experiments.exporting import export
+        from experiments.exporting import export, source_of
 
-        print(f"exported to {export(self.step, self.to, dim=self.dim, int8=self.int8)}")
+        say(f"exported to {export(self.step, self.to, dim=self.dim, int8=self.int8)}")
+        if source_of(self.step).tokens == 0:
+            say("note: no post-training token went into this encoder; it is the one that others are compared with")
         return DONE
 
 

@@ -2,12 +2,16 @@
 
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import polars as pl
 import pytest
 from tokenizers import Tokenizer, models
 
 from experiments.embedding import cells, read
+from experiments.paradigm import second_stage
+from experiments.question import QuestionError
 from experiments.worlds import world_for
 from moon_jax.data.contract import DataError, Dataset
 from moon_jax.data.world import make_world
@@ -85,3 +89,26 @@ def test_the_reading_names_the_step_to_export() -> None:
     assert "image search: recall@10 0.400, untrained 0.100 (40 test queries)" in told
     assert "8 dimensions 0.200, 64 dimensions 0.400" in told
     assert "steps/embed-trained" in told
+
+
+@pytest.mark.parametrize(("titles", "filtered"), [
+    (["Lotto cathy shirt", "Fifa cap", "Puma shoe"], False),  # one entity a title at most: nothing would be left
+    (["Red lotto shirt", "Blue cap", "Puma shoe, red"], True),
+])  # fmt: skip
+def test_titles_are_filtered_by_entities_where_they_name_some(titles: list[str], filtered: bool) -> None:
+    items = pl.DataFrame({
+        "title": titles, "category": [["shirt"], ["cap"], ["shoe"]], "attributes": [["colour:red"], ["colour:blue"], None],
+    })  # fmt: skip
+    pairs = pl.DataFrame({"action": ["click"], "split": ["train"]})
+    shop: Any = SimpleNamespace(
+        has=lambda file: False, read=lambda file, columns: (items if file == "items" else pairs).select(columns)
+    )
+    names = [transformation.name for transformation in second_stage(shop, recipe=None)]  # type: ignore[arg-type]
+    assert ("entities" in names) == filtered
+    assert names[-1] == "hard_negatives"
+
+
+def test_without_the_trained_encoder_there_is_no_answer() -> None:
+    rows = pl.DataFrame({"system": ["untrained"], "status": ["done"], "image_recall@10": [0.1]})
+    with pytest.raises(QuestionError, match="the trained encoder has not been measured"):
+        read(rows)

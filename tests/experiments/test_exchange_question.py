@@ -9,6 +9,7 @@ import numpy as np
 import polars as pl
 import pytest
 
+from analysis.rates import VersionPoints
 from experiments import exchange_rate
 from experiments.exchange_rate import kinds_of, mean_alone
 from moon_jax.data.contract import Dataset
@@ -80,7 +81,31 @@ def test_stages_have_rates_of_their_own() -> None:
 def test_the_mean_alone_is_what_leaving_one_out_gives() -> None:
     values = np.random.default_rng(0).normal(size=9)
     left = [values[k] - np.delete(values, k).mean() for k in range(9)]
-    assert mean_alone(values) == pytest.approx(np.sqrt(np.mean(np.square(left))))
+    x, none = tuple(range(9)), float("nan")
+    assert mean_alone(VersionPoints((), x, tuple(values), none, none)) == pytest.approx(
+        np.sqrt(np.mean(np.square(left)))
+    )
+    groups = (0, 0, 0, 1, 1, 1, 1, 1, 2)  # the last is alone in its kind: nothing foretells it
+    left = [values[k] - values[[j for j in range(9) if groups[j] == groups[k] and j != k]].mean() for k in range(8)]
+    points = VersionPoints((), x, tuple(values), none, none, groups)
+    assert mean_alone(points) == pytest.approx(np.sqrt(np.mean(np.square(left))))
+
+
+def test_what_a_version_cannot_see_does_not_decide_the_rate() -> None:
+    """Text only: the best GAUC and no recall of photos. Within each kind GAUC rises with it all the same."""
+    rows = versions({"image_recall@10": 0.5, "text_recall@10": 0.0}).with_columns(
+        kind=pl.Series([("images only", "text only", "both")[k // 2 % 3] for k in range(24)])
+    )
+    blind = pl.col("kind") == "text only"
+    rows = rows.with_columns(
+        **{"image_recall@10": pl.when(blind).then(pl.col("image_recall@10") * 1e-3).otherwise("image_recall@10")},
+        gauc=pl.when(blind).then(0.9 + pl.col("image_recall@10") * 5e-4).otherwise("gauc"),
+    )
+    reading = exchange_rate.read(rows)
+    assert reading.fits["rate"].interval[0] > 0
+    assert reading.fits["rate-all-alike"].slope < 0
+    assert "image_recall@10 ranks first at equal modalities" in reading.answer[0]
+    assert any(line.startswith("Over all versions alike") for line in reading.answer)
 
 
 def test_kinds_that_no_search_would_train_are_left_out(smoke_world: Dataset, tmp_path: Path) -> None:

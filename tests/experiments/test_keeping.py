@@ -74,6 +74,20 @@ def test_what_is_not_foretold_is_said_first(tmp_path: Path) -> None:
     assert answer[1].startswith("NOT foretold as stated")
 
 
+def test_an_answer_without_a_sentence_is_none(tmp_path: Path) -> None:
+    """A question that says nothing yet is told so, and an older answer without a sentence does not spoil the page of all."""
+    rows = table()
+    silent = Question("silent", "Nothing.", lambda preset, data: [], lambda results: Reading([]))
+    with pytest.raises(QuestionError, match="silent: the finished cells say nothing yet"):
+        answering.reading_of(silent, rows, tmp_path)
+    answering.write_reading(tmp_path, silent, Reading([]), rows, ABOUT)
+    assert suite_page.write_suite(tmp_path) is None
+    answering.write_reading(tmp_path, QUESTION, answering.reading_of(QUESTION, rows, tmp_path), rows, ABOUT)
+    page = suite_page.write_suite(tmp_path)
+    assert page is not None
+    assert "silent" not in page.read_text()
+
+
 @pytest.mark.parametrize(
     ("within", "of", "said"), [(2, 2, False), (1, 2, False), (0, 2, True), (5, 6, False), (4, 6, True)]
 )

@@ -114,7 +114,10 @@ def _items_table(source: Path) -> Path:
     tables = [path for path in sorted(source.iterdir()) if path.suffix in SUFFIXES and path.stem not in COLUMNS]
     if len(tables) != 1:
         told = ", ".join(path.name for path in tables) or "none"
-        raise DataError(f"{source}: one table of items is needed, found {told}; name it items.csv or give its path")
+        raise DataError(
+            f"{source}: one table of items is needed, found {told}; name it items.csv, and what users did "
+            "impressions.csv or events.csv"
+        )
     return tables[0]
 
 

@@ -3,7 +3,7 @@
 process_dataset("data/fashion", "data/fashion-clean", [ExactImages(), EntityFilter(least=3)])
 """
 
-from moon_jax.data.processing.entities import EntityFilter
+from moon_jax.data.processing.entities import EntityFilter, named_share
 from moon_jax.data.processing.exposure import MatchExposure
 from moon_jax.data.processing.hard_negatives import HardNegatives
 from moon_jax.data.processing.photos import ExactImages, PerceptualImages
@@ -28,5 +28,6 @@ TRANSFORMATIONS = {kind.name: kind for kind in KINDS}
 
 __all__ = [
     "TRANSFORMATIONS", "EntityFilter", "ExactImages", "HardNegatives", "MatchExposure", "MergeVariants", "NearTitles",
-    "PerceptualImages", "Report", "SimilarityDedup", "Transformation", "Vectors", "process_dataset",
+    "PerceptualImages", "Report", "SimilarityDedup", "Transformation", "Vectors", "named_share",
+    "process_dataset",
 ]  # fmt: skip

@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
-from moon_jax.data.contract import DataError
+from moon_jax.data.contract import DataError, Dataset
 from moon_jax.data.processing.material import Material
 from moon_jax.data.processing.transformation import Decision, Transformation
 from moon_jax.data.processing.working import Working
@@ -81,7 +81,16 @@ class EntityFilter(Transformation):
         return lambda texts: matches(texts, entries), len(entries)
 
 
-def lexicon(material: Material) -> list[str]:
+def named_share(catalogue: "Material | Dataset", least: int = EntityFilter.least, of: int = 2000) -> float:
+    """The share of titles, of a sample spread evenly, that name at least so many entities of the catalogue's own lexicon."""
+    titles = catalogue.read("items", ["title"])["title"].drop_nulls()
+    if not titles.len() or not (entries := lexicon(catalogue)):
+        return 0.0
+    shown = titles.gather_every(-(-titles.len() // of))
+    return float((matches(shown, entries).list.n_unique() >= least).sum()) / shown.len()
+
+
+def lexicon(material: "Material | Dataset") -> list[str]:
     """The normalised values of attributes and names of categories, longest first (so that they win where both match)."""
     import polars as pl
 
