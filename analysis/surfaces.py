@@ -158,6 +158,7 @@ def exchange_command(
     of: str | Sequence[str],
     into: str,
     cluster: str = "version",
+    within: str | None = None,
     noise_ratio: float | None = None,
     resamples: int = 2000,
     seed: int = 0,
@@ -172,13 +173,25 @@ def exchange_command(
     table = read_table(table_path)
     try:
         rate = exchange_rate(
-            table, of=of, into=into, cluster=cluster, noise_ratio=noise_ratio, resamples=resamples, seed=seed
+            table,
+            of=of,
+            into=into,
+            cluster=cluster,
+            within=within,
+            noise_ratio=noise_ratio,
+            resamples=resamples,
+            seed=seed,
         )
     except TableError as error:
         raise TableError(_named(table_path, error)) from error
     from analysis.figures import exchange_figure
 
-    return _told(rate, save, figure, lambda: exchange_figure(rate))
+    kinds = (
+        None
+        if within is None
+        else {str(name): str(kind) for name, kind in zip(table[cluster], table[within], strict=True)}
+    )
+    return _told(rate, save, figure, lambda: exchange_figure(rate, groups=kinds))
 
 
 def isoflop_command(

@@ -129,7 +129,8 @@ def exponents(iso: Any, law: Any) -> list[str]:
             "have their best size inside the grid."
         ]
     at, high_at = iso.interval
-    by_valleys = f"{iso.exponent:.2f} " + (f"[{at:.2f}, {high_at:.2f}]" if math.isfinite(at) else "(no interval)")
+    none = "(no interval: with the noise of the seeds some valleys leave the grid)"
+    by_valleys = f"{iso.exponent:.2f} " + (f"[{at:.2f}, {high_at:.2f}]" if math.isfinite(at) else none)
     overlap = at <= high and low <= high_at
     agree = "the two agree within their intervals" if overlap else "the two disagree"
     if not (math.isfinite(at) and math.isfinite(low)):

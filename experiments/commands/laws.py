@@ -100,13 +100,17 @@ class LawsCommand:
 class ExchangeCommand:
     """The exchange rate of an offline metric into a downstream one, over versions; several proxies are ranked.
 
-    Example: moon exchange versions.csv --of image_recall@10 --of text_recall@10 --into gauc
+    Examples: moon exchange versions.csv --of image_recall@10 --of text_recall@10 --into gauc
+              moon exchange versions.csv --of image_recall@10 --into gauc --within modality
     """
 
     table: Positional[Annotated[Path, arg(metavar="TABLE", help="CSV or Parquet")]]
     of: UseAppendAction[tuple[str, ...]]
     into: str
     cluster: str = "version"
+    within: str | None = None
+    """A column of kinds of version, each with a level of its own: the rate at equal kind. Where some versions cannot be good at
+    the metric, for they do not see what it needs, the line over all says which kind pays, not what a better metric is worth."""
     save: Path | None = None
     figure: Path | None = None
 
@@ -114,7 +118,13 @@ class ExchangeCommand:
         from analysis.surfaces import exchange_command
 
         text = exchange_command(
-            self.table, of=self.of, into=self.into, cluster=self.cluster, save=self.save, figure=self.figure
+            self.table,
+            of=self.of,
+            into=self.into,
+            cluster=self.cluster,
+            within=self.within,
+            save=self.save,
+            figure=self.figure,
         )
         print(text)
         return DONE

@@ -296,6 +296,16 @@ def test_an_exchange_rate_is_taken_from_a_table_of_ones_own(moon: Callable[..., 
     saved = json.loads((tmp_path / "r.json").read_text())
     assert saved["ranking"]["rows"][0]["proxy"] == "good"
     assert saved["slope"] == pytest.approx(0.25, abs=0.03)
+    kinds = pl.read_parquet(tmp_path / "v.parquet").with_columns(
+        kind=pl.col("version") % 2, gauc=pl.col("gauc") + 0.3 * (pl.col("version") % 2)
+    )
+    kinds.write_parquet(tmp_path / "kinds.parquet")
+    done = moon(
+        "exchange", "kinds.parquet", "--of", "good", "--into", "gauc", "--within", "kind", "--save", "k.json", "--figure",
+        "k.png", cwd=tmp_path,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert json.loads((tmp_path / "k.json").read_text())["slope"] == pytest.approx(0.25, abs=0.03)
 
 
 def test_commands_about_compute_refuse_clearly(refused: Callable[..., str], tmp_path: Path) -> None:
