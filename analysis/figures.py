@@ -121,7 +121,7 @@ def draw_fit(
             grid, show(band.low), show(band.high), color=BLUE, alpha=0.25, lw=0, zorder=2,
             label=f"the mean ({fit.level:.0%})",
         )  # fmt: skip
-    ax.plot(grid[inside], show(mean)[inside], color=BLUE, lw=1.8, zorder=3, label=f"{fit.law}: {fit.form.formula}")
+    ax.plot(grid[inside], show(mean)[inside], color=BLUE, lw=1.8, zorder=3, label=f"{fit.law}: {_formula(fit)}")
     ax.plot(grid[~inside], show(mean)[~inside], color=BLUE, lw=1.8, ls=(0, (4, 2)), zorder=3)
     _runs(ax, x, y, held, passes)
     ax.set_xscale("log")
@@ -136,6 +136,11 @@ def draw_fit(
     frame(ax, xlabel or with_unit(fit, fit.x[0]), ylabel or with_unit(fit, fit.y, shown))
     if legend:
         ax.legend(fontsize=8, frameon=False, loc="best")
+
+
+def _formula(fit: Fit) -> str:
+    """The law as it was fitted: to the error, where that is what the metric was turned into."""
+    return fit.form.formula.replace("y =", "1 - y =", 1) if fit.transform == "error" else fit.form.formula
 
 
 def _view(y: np.ndarray, low: np.ndarray, high: np.ndarray) -> tuple[float, float]:

@@ -211,7 +211,8 @@ def collect(ledger: "Ledger", question: str, cells: "Sequence[Cell]") -> "pl.Dat
 class Tables:
     """Keeps `results.parquet` of the questions up to date while they run, so that they can be read meanwhile."""
 
-    EVERY = 20.0  # seconds
+    EVERY = 20.0  # seconds, or
+    TIMES = 50.0  # the time that it takes, where that is longer: the workers need the cores
 
     def __init__(self, ledger: "Ledger", planned: "dict[str, list[Cell]]"):
         self._ledger, self._planned = ledger, planned
@@ -230,9 +231,11 @@ class Tables:
         """Write the tables anew if steps have finished since, at most every so many seconds."""
         if len(now.finished) == self._finished or time.monotonic() < self._next:
             return
+        began = time.monotonic()
         for question, cells in self._planned.items():
             collect(self._ledger, question, cells)
-        self._finished, self._next = len(now.finished), time.monotonic() + self.EVERY
+        took = time.monotonic() - began
+        self._finished, self._next = len(now.finished), time.monotonic() + max(self.EVERY, self.TIMES * took)
 
 
 def save_about(out: Path, question: str, dataset: "Dataset", preset: str) -> dict[str, Any]:

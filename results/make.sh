@@ -5,7 +5,7 @@ set -eu
 moon=${MOON:-moon}
 here=$(dirname "$0")
 core="training_tokens negatives sequence_length exchange_rate funnel next_gpu_hour"
-compute="model_size compute_optimal"
+rest="model_size compute_optimal ablations iterations"
 
 answer() { # name of the set, dataset ("" for the planted world), questions
     name=$1 data=$2
@@ -17,13 +17,13 @@ answer() { # name of the set, dataset ("" for the planted world), questions
 }
 
 # shellcheck disable=SC2086  # lists of names
-answer planted "" $core $compute iterations
+answer planted "" $core $rest
 if [ -n "${1:-}" ]; then
     [ -d data/fashion ] || "$moon" data import fashion "$1" data/fashion
     [ -d data/fashion-users ] ||
         "$moon" data simulate data/fashion data/fashion-users --by colour articleType --users 3000 --text-searches
     # shellcheck disable=SC2086
-    answer fashion data/fashion-users $core iterations
+    answer fashion data/fashion-users $core $rest
 fi
 if [ -n "${2:-}" ]; then
     [ -d data/movielens ] || "$moon" data import movielens "$2" data/movielens

@@ -51,7 +51,7 @@ def run_local(
             while crew.tend(names):
                 looked = time.monotonic()
                 on_tick(take_snapshot(ledger, names, workers))
-                time.sleep(max(TICK, 4 * (time.monotonic() - looked)))  # a large ledger is looked at less often
+                time.sleep(max(TICK, 20 * (time.monotonic() - looked)))  # looking takes a twentieth of a core at most
         except BaseException:
             crew.stop()
             raise
