@@ -13,11 +13,10 @@ from typing import TYPE_CHECKING, Any
 from analysis.axes import frame
 from analysis.figures import BLUE, VERMILLION, gains_figure, new_figure
 from experiments import steps
-from experiments.paradigm import PLAIN, WHOLE, described, nested, post_trained, searched, told
+from experiments.paradigm import PLAIN, WHOLE, first_stage, nested, post_trained, told
 from experiments.question import QuestionError, Reading
 from experiments.reading import by_verdict, number, paired_interval, verdict_of
 from experiments.recipes import measured_search, recipe_for
-from moon_jax.data.forms import paper_mixture
 from sweeps import Cell
 
 if TYPE_CHECKING:
@@ -56,10 +55,8 @@ def cells(preset: str, data: "Dataset") -> list[Cell]:
     recipe, search = told(recipe_for(preset, data)), measured_search(data)
     if search.search != "image":
         raise QuestionError(f"{data.folder}: nobody searches by photo here")
-    mixture = paper_mixture(searched(data), rich=described(data))
-    seeds: tuple[int, ...] = SEEDS
-    if preset == "smoke":
-        mixture, seeds = mixture[:1], SEEDS[:2]  # each form is a compilation
+    mixture = first_stage(data, recipe)
+    seeds = SEEDS[:2] if preset == "smoke" else SEEDS
     out, embedded = [], {}
     for seed in seeds:  # outermost: neighbours share no program, so two workers compile it once
         for name, (system, opponent) in SYSTEMS.items():

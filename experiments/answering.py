@@ -5,11 +5,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from experiments.question import Question, QuestionError, Reading
+from experiments.reading import SEARCHES
 
 if TYPE_CHECKING:
     import polars as pl
 
 TOLD = 64  # a table of so many rows stands in `answer.json`, too
+FEW_QUERIES = 100  # a 95 % interval of +-.1
 STATED, DOUBT = 0.95, 0.05  # what prediction intervals promise, and how seldom a shortfall may be chance
 
 
@@ -31,9 +33,20 @@ def reading_of(question: Question, table: "pl.DataFrame", out: Path) -> Reading:
         raise QuestionError(f"{question.name}: the finished cells say nothing yet; see `moon status`")
     for status, count in table.filter(pl.col("status") != "done").group_by("status").len().iter_rows():
         reading.weak.insert(0, f"{count} of {table.height} cells are {status} and take no part.")
+    reading.weak += few_queries(done)
     if short := shortfall(held_of(reading)):
         reading.answer.insert(0, short)
     return reading
+
+
+def few_queries(done: "pl.DataFrame") -> list[str]:
+    """Searches whose recall was taken over fewer test queries than tell a tenth apart."""
+    counts = {s: done[f"{s}_queries"].drop_nulls().min() for s in SEARCHES if f"{s}_queries" in done.columns}
+    return [
+        f"{search} search: only {count:,.0f} test queries, so that a recall is known to +-{0.98 / count**0.5:.2f} at best"
+        for search, count in counts.items()
+        if isinstance(count, int | float) and 0 < count < FEW_QUERIES
+    ]
 
 
 def held_of(reading: Reading) -> dict[str, tuple[int, int]]:

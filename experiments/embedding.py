@@ -11,11 +11,10 @@ from typing import TYPE_CHECKING
 
 from experiments import steps
 from experiments.adopting import beginning_from
-from experiments.paradigm import SYSTEMS, described, nested, post_trained, searched, told
+from experiments.paradigm import SYSTEMS, first_stage, nested, post_trained, told
 from experiments.question import QuestionError, Reading
 from experiments.reading import SEARCHES, number, throughput_sentence
 from experiments.recipes import measured_search, recipe_for, searches_of
-from moon_jax.data.forms import paper_mixture
 from sweeps import Cell
 
 if TYPE_CHECKING:
@@ -48,9 +47,7 @@ def cells(
     recipe = replace(recipe, ablation_tokens=tokens or recipe.budgets[-1], frozen=tuple(freeze))
     if vision or language:
         recipe = beginning_from(recipe, vision, language)
-    mixture = paper_mixture(searched(data), rich=described(data))
-    if preset == "smoke":
-        mixture = mixture[::3]  # each form is a compilation
+    mixture = first_stage(data, recipe)
     runs = {
         TRAINED: post_trained(data, recipe, SYSTEMS[paradigm], search, mixture, recipe.seeds[0]),
         UNTRAINED: steps.posttrain(data, recipe, forms=(search,), tokens=0, seed=recipe.seeds[0]),

@@ -14,11 +14,10 @@ import analysis
 from analysis.axes import frame
 from analysis.figures import BLUE, GREY, VERMILLION, new_figure
 from experiments import exchange_rate, steps
-from experiments.paradigm import WHOLE, System, described, post_trained, searched, told
+from experiments.paradigm import WHOLE, System, first_stage, post_trained, told
 from experiments.question import QuestionError, Reading
 from experiments.reading import number, paired_interval, part_of
 from experiments.recipes import measured_search, recipe_for
-from moon_jax.data.forms import paper_mixture
 from sweeps import Cell
 
 if TYPE_CHECKING:
@@ -58,10 +57,8 @@ def cells(preset: str, data: "Dataset") -> list[Cell]:
         raise QuestionError(f"{data.folder}: nobody searches by photo here")
     data.path("impressions")
     out = [Cell({"part": RATE, **cell.coordinates}, cell.steps) for cell in exchange_rate.cells(preset, data)]
-    recipe, mixture = told(recipe), paper_mixture(searched(data), rich=described(data))
-    seeds: tuple[int, ...] = SEEDS
-    if preset == "smoke":
-        mixture, seeds = mixture[:1], SEEDS[:2]
+    recipe, mixture = told(recipe), first_stage(data, recipe)
+    seeds = SEEDS[:2] if preset == "smoke" else SEEDS
     for seed in seeds:
         before: dict[str, Any] = {}
         for name, (system, modules) in VERSIONS.items():

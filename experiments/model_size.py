@@ -42,7 +42,7 @@ def cells(preset: str, data: "Dataset") -> list[Cell]:
         sized = replace(recipe, size=size)
         price = pair_price(steps.encoder(sized), search, recipe)
         told = {"encoder_share": price.encoder / price.flops, "loss_share": price.loss / price.flops}
-        for compute, seed, lr in tune(recipe.compute, seeds=recipe.seeds, axis=recipe.compute_lr_axis, at=tuned):
+        for compute, seed, lr in tune(recipe.compute, seeds=recipe.seeds, axis=recipe.short_lr_axis, at=tuned):
             tokens = round(compute / price.flops * price.tokens)
             run = steps.posttrain(data, sized, forms=(search,), tokens=tokens, seed=seed, lr=lr)
             named = {"posttrain": run, "embed": steps.embed(data, sized, run, (search,), search.item)}

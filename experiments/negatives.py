@@ -44,7 +44,7 @@ def cells(preset: str, data: "Dataset") -> list[Cell]:
     recipe, search = recipe_for(preset, data), measured_search(data)
     out, whole = [], {}
     tuned = recipe.tuned(recipe.negatives)
-    for count, seed, lr in tune(recipe.negatives, seeds=recipe.seeds, axis=recipe.lr_axis, at=tuned):
+    for count, seed, lr in tune(recipe.negatives, seeds=recipe.seeds, axis=recipe.short_lr_axis, at=tuned):
         run = steps.posttrain(
             data, recipe, forms=(search,), tokens=recipe.negatives_tokens, seed=seed, lr=lr, num_negatives=count
         )

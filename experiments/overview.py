@@ -42,7 +42,8 @@ def _set(name: str, answers: dict[str, dict[str, Any]]) -> str:
         lines += [f"- {sentence}" for sentence in answer["notes"]]
         lines += [f"- weak: {sentence}" for sentence in answer["weak"]]
         lines += [
-            f"- {made['cells']} cells, seeds {made['seeds']}; {_versions(made['versions'])}; {made['device']}",
+            f"- {made['cells']} cells, seeds {made['seeds']}; {_versions(made['versions'])}; {made['device']}; commit "
+            + re.sub(r"([0-9a-f]{12})[0-9a-f]{28}", r"\1", made["commit"]),
             "",
             "</details>",
         ]

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 from experiments import steps
 from experiments.recipes import Recipe
-from moon_jax.data.forms import SEARCHES, Form
+from moon_jax.data.forms import SEARCHES, Form, paper_mixture
 from moon_jax.data.processing import (
     EntityFilter,
     ExactImages,
@@ -99,6 +99,13 @@ def post_trained(
         **shared,
         **negatives,
     )
+
+
+def first_stage(data: "Dataset", recipe: Recipe) -> tuple[Form, ...]:
+    """The paper's mixture of forms, or `recipe.forms` of them, evenly spread."""
+    mixture = paper_mixture(searched(data), rich=described(data))
+    step = max(1, len(mixture) // recipe.forms)
+    return mixture[step // 2 :: step][: recipe.forms]
 
 
 def told(recipe: Recipe) -> Recipe:

@@ -40,12 +40,13 @@ class Recipe:
             the first search shows a photo on both sides.
         augment_items: augment the photos of items, too, not only those of queries.
         sizes: rungs of the ladder question, smallest first, and the tokens of its runs.
-        compute_sizes, compute, compute_lr_axis: of the compute questions: encoders (width x blocks), FLOPs of a run, smallest
-            first, and their `lr_axis`.
+        compute_sizes, compute: of the compute questions: encoders (width x blocks), and FLOPs of a run, smallest first;
+            short_lr_axis: the `lr_axis` of these and of negatives.
         pretrain_tokens: budgets of pretraining; others take the largest. questions: whether texts are tokenised for
             questions about products, which pretraining needs.
         rich_length: tokens of an item's rich text (category and attributes); 0 where a question shows none.
-        ablation_tokens: post-training tokens of each ablated system, both stages together.
+        ablation_tokens: post-training tokens of each ablated system, both stages together; forms: how many of the paper's
+            nine forms the first stage mixes: each is a program of its own, and compiling nine takes longer than a few dozen steps.
         resample: how images are resized. adopted: the step that adopts open weights, where training begins from
             some; shape: the encoder that they make; frozen: parts of it that stand still.
         images: "decoded" once, or kept "encoded" where their pixels would not fit on the disk (`PrepareConfig`).
@@ -69,7 +70,7 @@ class Recipe:
     version_budgets: tuple[int, ...]
     ctr_length: int
     lr_axis: tuple[float, ...] = (1 / 3, 1.0, 3.0)
-    compute_lr_axis: tuple[float, ...] = (1 / 3, 1.0, 3.0)
+    short_lr_axis: tuple[float, ...] = (1 / 3, 1.0, 3.0)
     lr_everywhere: bool = True
     own_weight: float = 0.0
     augment_items: bool = False
@@ -83,12 +84,13 @@ class Recipe:
     hard: tuple[int, ...] = (1, 4)
     sizes: tuple[str, ...] = ("nano", "micro", "tiny")
     ladder_tokens: int = 60_000
-    compute_sizes: tuple[str, ...] = ("16x1", "32x1", "48x1", "64x2", "96x2")
+    compute_sizes: tuple[str, ...] = ("16x1", "32x1", "48x1", "64x2")
     compute: tuple[float, ...] = (2.5e10, 5e10, 1e11, 2e11)
     pretrain_tokens: tuple[int, ...] = (60_000, 240_000, 960_000)
     questions: bool = False
     rich_length: int = 0
     ablation_tokens: int = 120_000
+    forms: int = 9
 
     def tuned(self, points: tuple[Point, ...]) -> tuple[Point, ...]:
         """The points of a grid that get the lr axis."""
@@ -113,6 +115,7 @@ _RENDERED = Recipe(
     examples=60_000,
     version_budgets=(30_000, 120_000, 240_000, 480_000),
     ctr_length=64,
+    forms=3,
 )
 _PHOTOS = replace(
     _RENDERED,
@@ -125,8 +128,10 @@ _PHOTOS = replace(
     budgets=(100_000, 250_000, 600_000, 1_200_000, 3_000_000),
     negatives_tokens=600_000,
     ablation_tokens=600_000,
+    forms=9,
     pretrain_tokens=(300_000, 1_000_000, 3_000_000),
     ladder_tokens=250_000,
+    compute_sizes=("16x1", "32x1", "48x1", "64x2", "96x2"),
     compute=(1e11, 2e11, 4e11, 8e11),
     examples=80_000,
     lengths=(1, 4, 16, 64, 256),
@@ -149,6 +154,7 @@ _SMOKE = {
     "negatives": (1, 3, 7, 15),
     "negatives_tokens": 3_000,
     "ablation_tokens": 6_000,
+    "forms": 1,
     "pretrain_tokens": (3_000, 6_000),
     "sizes": ("nano", "micro"),
     "ladder_tokens": 1_500,
@@ -177,6 +183,7 @@ _GPU = {
     "negatives": (1, 7, 31, 127, 511, 1023),
     "negatives_tokens": 10_000_000,
     "ablation_tokens": 30_000_000,
+    "forms": 9,
     "pretrain_tokens": (3_000_000, 30_000_000),
     "sizes": ("nano", "micro", "tiny", "small", "base"),
     "ladder_tokens": 10_000_000,

@@ -79,8 +79,9 @@ def read(results: "pl.DataFrame") -> Reading:
                 )
     recall = f"{search}_recall@10"
     rise = rise_sentence(runs, reading.fits[f"{recall}-power_floor"], recall, "budget", "tokens")
-    reading.answer.insert(0, rise)
-    reading.answer += clears(pl.concat([results.filter(pl.col("budget") == 0), runs], how="diagonal"), search)
+    # What the rise is worth comes with it: above what floors, the untrained encoder among them.
+    stands = clears(pl.concat([results.filter(pl.col("budget") == 0), runs], how="diagonal"), search)
+    reading.answer = [rise, *stands, *reading.answer]
     reading.notes = [*rates, throughput_sentence(trained, "posttrain", "tokens")]
     columns = ["budget", "seed", "lr", "tokens", "passes", f"{search}_recall@1", f"{search}_recall@10"]
     columns += [f"{search}_hit@10", f"{search}_recall@10_no_twins", f"{search}_hit@10_no_twins", f"{search}_entropy"]
