@@ -46,7 +46,7 @@ class Recipe:
             questions about products, which pretraining needs.
         rich_length: tokens of an item's rich text (category and attributes); 0 where a question shows none.
         ablation_tokens: post-training tokens of each ablated system, both stages together; forms: how many of the paper's
-            nine forms the first stage mixes: each is a program of its own, and compiling nine takes longer than a few dozen steps.
+            nine forms the first stage mixes: each is a program of its own, and to compile nine takes longer than dozens of steps.
         resample: how images are resized. adopted: the step that adopts open weights, where training begins from
             some; shape: the encoder that they make; frozen: parts of it that stand still.
         images: "decoded" once, or kept "encoded" where their pixels would not fit on the disk (`PrepareConfig`).
