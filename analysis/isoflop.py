@@ -26,6 +26,7 @@ Method = Literal["parabola", "interpolation"]
 POINTS = {"parabola": 4, "interpolation": 3}  # the least number of x at a budget
 PER_STEP = 25  # places between two x at which the interpolation is looked at
 FINEST = 1 / 3  # of the distance between two x: no optimum is taken to be known better
+TOLD = 0.95  # the least share of noise draws with a slope
 KEPT = 0.5  # the least share of noise draws with an optimum inside the grid
 NOTHING = 1e-6  # in log x: optima this close to their power law do not scatter
 SUSPICIOUS = 0.05  # p-value under which a test becomes a warning
@@ -134,8 +135,11 @@ def isoflop(
     slope, intercept = _lines(u, best_inside[None], log_sd)
     interval, warnings = (np.nan, np.nan), [*few, *_about(rows)]
     if measured is not None and draws:
-        low, high = central(_lines(u, stars, log_sd)[0], level)
-        interval = float(low), float(high)
+        slopes = _lines(u, stars, log_sd)[0]
+        told = slopes[np.isfinite(slopes)]  # a draw that leaves one valley alone inside the grid has no slope
+        if len(told) >= TOLD * len(slopes):
+            low, high = central(told, level)
+            interval = float(low), float(high)
         warnings += _scatter(best_inside - intercept - slope * u, stars)
     if method == "parabola":
         warnings += _lopsided(valleys)
@@ -317,9 +321,10 @@ def _lines(u: np.ndarray, v: np.ndarray, sd: np.ndarray) -> tuple[np.ndarray, np
     weights = np.where(np.isfinite(v), 1 / sd**2, 0.0)
     v = np.where(np.isfinite(v), v, 0.0)
     total = weights.sum(axis=1)
-    mean_u, mean_v = weights @ u / total, np.sum(weights * v, axis=1) / total
-    centred = u - mean_u[:, None]
-    slope = np.sum(weights * centred * (v - mean_v[:, None]), axis=1) / np.sum(weights * centred**2, axis=1)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        mean_u, mean_v = weights @ u / total, np.sum(weights * v, axis=1) / total
+        centred = u - mean_u[:, None]
+        slope = np.sum(weights * centred * (v - mean_v[:, None]), axis=1) / np.sum(weights * centred**2, axis=1)
     return slope, mean_v - slope * mean_u
 
 

@@ -108,8 +108,8 @@ def test_the_funnel_names_who_is_first_at_each_stage() -> None:
             rows.append(row | {"retrieval_popularity@100": 0.3, "retrieval_chance@100": 0.1})
     reading = funnel.read(pl.DataFrame(rows))
     assert reading.answer[0] == (
-        "Not one representation is first at every stage: retrieval by image search, recall@10: images only, "
-        "retrieval by history, recall@100: both, ranking, GAUC over IDs alone: images only."
+        "Not one representation is first at every stage: retrieval by image search, recall@10: images only; "
+        "retrieval by history, recall@100: both; ranking, GAUC over IDs alone: images only."
     )
     assert "The most popular items alone reach 0.3000" in reading.answer[-1]
     assert "every representation stays below it" in reading.answer[-1]
