@@ -216,10 +216,11 @@ def _setup(results: "pl.DataFrame", reading: Reading) -> Setup:
         f"Laws: {metric} against tokens and against negatives, GAUC of {READER} against length, judged by their largest scale "
         f"and then fitted to all points; rate: {told}."
     )
-    refused = {axis: why for axis, law in judged.items() if (why := missed(law) or idle(law))}
+    refused = {axis: why for axis, law in judged.items() if (why := missed(law))}
+    missed_axes = set(refused)
+    refused |= {axis: why for axis, law in judged.items() if axis not in missed_axes and (why := idle(law))}
     if length is not None and "length" not in refused and (why := untrue(tables["sequence_length"], length)):
         refused["length"] = why
-    missed_axes = set(refused)
     if not low > 0:
         refused |= dict.fromkeys(("tokens", "negatives"), f"the exchange rate has no interval above 0 ({told})")
     tokens, ctr = tables["training_tokens"], tables["sequence_length"].filter(pl.col("model") == READER)

@@ -57,7 +57,7 @@ def test_choices_of_the_ctr_model_stand_beside_the_plain_one(moon: Moon, home: P
 def test_versions_are_foretold_or_not(moon: Moon, home: Path, smoke_world: Dataset) -> None:
     said, table = run(moon, home, "iterations", smoke_world)
     assert table.filter(pl.col("part") == "ladder")["version"].n_unique() == 5
-    assert "of 3 steps that change the encoder lie as foretold" in said
+    assert re.search("of 3 steps that change the encoder move GAUC|No step that changes the encoder moves GAUC", said)
 
 
 def test_pretraining_is_asked_what_it_knows(moon: Moon, home: Path, smoke_world: Dataset) -> None:
