@@ -67,18 +67,18 @@ def exchange_rate(
     """
     proxies = [of] if isinstance(of, str) else list(of)
     done, dropped = done_rows(table)
-    ranking = rank_proxies(
-        done, of=proxies, into=into, cluster=cluster, seed_column=seed_column, within=within, noise_ratio=noise_ratio,
-        resamples=resamples, seed=seed,
-    )  # fmt: skip
+    how: dict[str, Any] = {
+        "cluster": cluster, "seed_column": seed_column, "noise_ratio": noise_ratio, "within": within
+    }  # fmt: skip
+    ranking = rank_proxies(done, of=proxies, into=into, resamples=resamples, seed=seed, **how)
     first = ranking.proxies[0]
-    versions, names, noise_source = read_versions(done, first, into, cluster, seed_column, noise_ratio, within)
+    versions, names, noise_source = read_versions(done, first, into, **how)
     n = len(names)
     one = np.ones((1, n))
     slope = float(slopes(versions, one)[0])
     interval, error, method = _interval(versions)
     warnings = [*about_versions(versions, first, into, noise_ratio), *ranking.warnings, *about_runs(done)]
-    elasticity, elasticity_interval = _elasticity(done, first, into, cluster, seed_column, noise_ratio, within)
+    elasticity, elasticity_interval = _elasticity(done, first, into, how)
     xx, yy, xy = (float(part[0]) for part in moments(versions, one))
     noise = versions.noise(one)[:, 0] if versions.ratio is None else np.full(3, np.nan)
     p_value = bend_p_value(versions, slope, seed)
@@ -231,15 +231,7 @@ def _interval(versions: Versions) -> tuple[tuple[float, float], float, str]:
     return (slope - half, slope + half), error, f"jackknife-t over {n} versions ({versions.df} df)"
 
 
-def _elasticity(
-    table: pl.DataFrame,
-    of: str,
-    into: str,
-    cluster: str,
-    seed_column: str,
-    noise_ratio: float | None,
-    within: str | None,
-) -> tuple[float, tuple[float, float]]:
+def _elasticity(table: pl.DataFrame, of: str, into: str, how: dict[str, Any]) -> tuple[float, tuple[float, float]]:
     """The same slope between the logs of both errors; NaN unless both metrics lie below 1 in every row and differ in logs."""
     import polars as pl
 
@@ -248,7 +240,7 @@ def _elasticity(
         return float("nan"), nothing
     logs = table.with_columns((1 - pl.col(of)).log().alias(of), (1 - pl.col(into)).log().alias(into))
     try:
-        versions, _, _ = read_versions(logs, of, into, cluster, seed_column, noise_ratio, within)
+        versions, _, _ = read_versions(logs, of, into, **how)
     except TableError:  # metrics so near 0 that the errors are all alike
         return float("nan"), nothing
     value = float(slopes(versions, np.ones((1, len(versions.x))))[0])
