@@ -57,17 +57,6 @@ class Versions:
         """(v, groups): 1 where a version belongs to a group."""
         return (self.groups[:, None] == np.arange(self.groups.max() + 1)).astype(float)
 
-    def pick(self, rows: np.ndarray) -> Versions:
-        return Versions(
-            self.x[rows],
-            self.y[rows],
-            self.within[:, rows],
-            self.freedom[rows],
-            self.seeds[rows],
-            self.groups[rows],
-            self.ratio,
-        )
-
     def noise(self, counts: np.ndarray) -> np.ndarray:
         """Error variances of the means, a, b and c: (3, batch), from counts (batch, v)."""
         freedom = np.maximum(counts @ self.freedom, 1e-300)
