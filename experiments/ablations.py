@@ -6,6 +6,7 @@ itself: taken out of the whole system alone, at the same number of post-training
 where the interval of the paired difference includes 0; one above 0 says that the system is better without it.
 """
 
+import functools
 import math
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -17,6 +18,7 @@ from experiments.paradigm import PLAIN, WHOLE, first_stage, nested, post_trained
 from experiments.question import QuestionError, Reading
 from experiments.reading import by_verdict, number, paired_interval, verdict_of
 from experiments.recipes import measured_search, recipe_for
+from experiments.tuning import ASSUMED, Known, bests, settle, try_rates
 from sweeps import Cell
 
 if TYPE_CHECKING:
@@ -24,6 +26,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from moon_jax.data.contract import Dataset
+    from sweeps import Step
 
 SEEDS = (0, 1, 2)
 METRICS = ("recall@1", "recall@10", "recall@100")
@@ -50,23 +53,35 @@ SYSTEMS = {
 SEVERAL = ("causal, last token", "plain, one stage")  # differ by more than one choice
 
 
-def cells(preset: str, data: "Dataset") -> list[Cell]:
-    """system x seed, all at the recipe's ablation_tokens."""
+def cells(preset: str, data: "Dataset", known: Known = ASSUMED) -> list[Cell]:
+    """system x seed, all at the recipe's ablation_tokens, each at its best learning rate of a trial by the first seed."""
     recipe, search = told(recipe_for(preset, data)), measured_search(data)
     if search.search != "image":
         raise QuestionError(f"{data.folder}: nobody searches by photo here")
     mixture = first_stage(data, recipe)
     seeds = SEEDS[:2] if preset == "smoke" else SEEDS
-    out, embedded = [], {}
+
+    def trained(name: str, lr: float, seed: int = seeds[0]) -> dict[str, "Step"]:
+        run = post_trained(data, recipe, SYSTEMS[name][0], search, mixture, seed, lr)
+        return {"posttrain": run, "embed": steps.embed(data, recipe, run, (search,), search.item, nested(recipe))}
+
+    by = f"valid_{search.search}_entropy"
+    trials = {name: try_rates(name, by, recipe.trial_axis, functools.partial(trained, name), known) for name in SYSTEMS}
+    rates = bests(trials)
+    out = []
+    for name, (_, opponent) in SYSTEMS.items():
+        out += trials[name].cells(system=name, opponent=opponent, budget=recipe.ablation_tokens, seed=seeds[0])
     for seed in seeds:  # outermost: neighbours share no program, so two workers compile it once
-        for name, (system, opponent) in SYSTEMS.items():
-            run = post_trained(data, recipe, system, search, mixture, seed)
-            embedded[name, seed] = steps.embed(data, recipe, run, (search,), search.item, nested(recipe))
-            named = {"posttrain": run, "embed": embedded[name, seed]}
+        for name, (_, opponent) in SYSTEMS.items():
+            if name not in rates or (opponent or name) not in rates:
+                continue
+            named = trained(name, rates[name], seed)
+            run = named["posttrain"].name
             if opponent:
-                named["contrast"] = steps.contrast(embedded[name, seed], embedded[opponent, seed])
-            coordinates = {"system": name, "opponent": opponent, "budget": recipe.ablation_tokens, "seed": seed}
-            out.append(Cell({**coordinates, "run": run.name}, named))
+                against = trained(opponent, rates[opponent], seed)["embed"]
+                named["contrast"] = steps.contrast(named["embed"], against)
+            of = {"system": name, "opponent": opponent, "budget": recipe.ablation_tokens, "seed": seed}
+            out.append(Cell({**of, "trial": "", "lr": rates[name], "run": run}, named))
     return out
 
 
@@ -74,6 +89,7 @@ def read(results: "pl.DataFrame") -> Reading:
     """Per system recall@1, @10, @100 and its paired difference to the system it is compared with, 95 % intervals."""
     import polars as pl
 
+    results, tried, rates, untuned = settle(results)
     table = differences_of(results)
     if table.is_empty():
         raise QuestionError("ablations: no system has finished beside its opponent yet")
@@ -97,8 +113,11 @@ def read(results: "pl.DataFrame") -> Reading:
     reading = Reading(answer=by_verdict(table, said), notes=notes)
     if (fewest := int(table["seeds"].min())) < len(SEEDS):  # type: ignore[arg-type]
         reading.weak.append(f"some systems have only {fewest} of {len(SEEDS)} seeds")
-    reading.weak.append("one learning rate for all systems: what a choice would gain at its own best rate is not seen")
+    reading.weak += untuned
+    reading.notes += rates
     reading.tables["ablations"] = table
+    if tried.height:
+        reading.tables["learning rates tried"] = tried
     if (nested_table := nested_of(results)).height:
         reading.tables["nested widths"] = nested_table
         reading.answer.append(_nested_sentence(results))

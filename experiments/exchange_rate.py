@@ -8,11 +8,12 @@ the line over all versions alike stands beside it. Refuted if no proxy's slope h
 with P >= .9.
 """
 
+import functools
 import math
 from collections.abc import Mapping
 from dataclasses import replace
 from importlib.util import find_spec
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -24,7 +25,8 @@ from analysis.rates import NAMED_AT
 from experiments import steps
 from experiments.question import QuestionError, Reading
 from experiments.reading import SEARCHES
-from experiments.recipes import mixture_of, recipe_for, searches_of
+from experiments.recipes import Recipe, mixture_of, recipe_for, searches_of
+from experiments.tuning import ASSUMED, Known, Trial, bests, settle, try_rates
 from moon_jax.data.forms import Form
 from sweeps import Cell, Step
 
@@ -43,13 +45,15 @@ STAGES = {
     "gauc": "Ranking, GAUC",
 }
 LEAST_VERSIONS = 5
+READER: tuple[str, ...] = ("attention", "simtier")  # the CTR model that all versions are read by
 KINDS = {"images only": ("image",), "text only": ("text",), "both": ("image", "text")}
 
 
-def cells(preset: str, data: "Dataset") -> list[Cell]:
+def cells(preset: str, data: "Dataset", known: Known = ASSUMED) -> list[Cell]:
     """version (kind x budget) x seed; the CTR model, its data and its seeds are the same for all versions.
 
-    Where the searches are of one kind alone its versions have more budgets instead.
+    Where the searches are of one kind alone its versions have more budgets instead. The encoder's learning rate is the best
+    of a trial of each kind, the CTR model's of a trial on one version.
     """
     for file in ("events", "impressions", "pairs"):
         data.path(file)
@@ -57,18 +61,72 @@ def cells(preset: str, data: "Dataset") -> list[Cell]:
     if not (kinds := kinds_of(data)):
         raise QuestionError(f"{data.folder}: no search can be trained with images or text")
     budgets = recipe.version_budgets if len(kinds) > 1 else tuple(sorted({*recipe.version_budgets, *recipe.budgets}))
-    for kind, forms in kinds.items():
-        modalities = KINDS[kind]
-        measured = measured_with(data, modalities)
+    trials = encoder_trials(data, recipe, known)
+    reader = reader_trial(data, recipe, known)
+    for kind, trial in trials.items():
+        out += trial.cells(**_coordinates(kind, tried_at(recipe), recipe.seeds[0]))
+    out += reader.cells(**_coordinates(list(kinds)[-1], tried_at(recipe), recipe.seeds[0]))
+    if reader.best is None:
+        return out
+    for kind, lr in bests(trials).items():
         for budget in budgets:
             for seed in recipe.seeds:
-                run = steps.posttrain(data, recipe, forms=forms, tokens=budget, seed=seed)
-                embedded = steps.embed(data, recipe, run, measured, modalities)
-                ctr = steps.application(data, recipe, length=recipe.ctr_length, seed=seed, embedded=embedded)
-                coordinates = {"kind": kind, "budget": budget, "seed": seed, "version": f"{kind} @ {budget:,}"}
-                named = {"posttrain": run, "embed": embedded, **before_ranking(data, embedded, modalities)}
-                out.append(Cell(coordinates, {**named, "application": ctr}))
+                encoded = encoded_with(data, recipe, kind, budget, seed, lr)
+                ctr = steps.application(
+                    data, recipe, length=recipe.ctr_length, seed=seed, embedded=encoded["embed"], lr=reader.best
+                )
+                named = {**encoded, **before_ranking(data, encoded["embed"], KINDS[kind]), "application": ctr}
+                out.append(Cell({**_coordinates(kind, budget, seed), "trial": "", "lr": lr}, named))
     return out
+
+
+def _coordinates(kind: str, budget: int, seed: int) -> dict[str, Any]:
+    return {"kind": kind, "budget": budget, "seed": seed, "version": f"{kind} @ {budget:,}"}
+
+
+def tried_at(recipe: Recipe) -> int:
+    """The budget at which the learning rates of the versions are tried."""
+    return recipe.version_budgets[len(recipe.version_budgets) // 2]
+
+
+def encoded_with(
+    data: "Dataset", recipe: Recipe, kind: str, budget: int, seed: int, lr: float = 1.0
+) -> dict[str, Step]:
+    """A version: the post-training and the vectors of an encoder of this kind."""
+    run = steps.posttrain(data, recipe, forms=kinds_of(data)[kind], tokens=budget, seed=seed, lr=lr)
+    return {"posttrain": run, "embed": steps.embed(data, recipe, run, measured_with(data, KINDS[kind]), KINDS[kind])}
+
+
+def encoder_trials(data: "Dataset", recipe: Recipe, known: Known) -> dict[str, Trial]:
+    """Kind of version -> the trial of its learning rates, by the entropy of the search that it is trained on first."""
+    budget, seed = tried_at(recipe), recipe.seeds[0]
+    return {
+        kind: try_rates(
+            f"encoder, {kind}",
+            f"valid_{forms[0].search}_entropy",
+            recipe.trial_axis,
+            functools.partial(encoded_with, data, recipe, kind, budget, seed),
+            known,
+        )
+        for kind, forms in kinds_of(data).items()
+    }
+
+
+def reader_trial(
+    data: "Dataset", recipe: Recipe, known: Known, *, modules: tuple[str, ...] = READER, of: "Step | None" = None
+) -> Trial:
+    """The trial of a CTR model's learning rates, by valid log loss: on the representations `of` an embed step, else on the
+    version of most modalities at the recipe's own rate, or on those that the data has.
+    """
+    if of is None and not data.has("embeddings") and (kinds := kinds_of(data)):
+        of = encoded_with(data, recipe, list(kinds)[-1], tried_at(recipe), recipe.seeds[0])["embed"]
+
+    def run(lr: float) -> dict[str, Step]:
+        length, seed = recipe.ctr_length, recipe.seeds[0]
+        ctr = steps.application(data, recipe, length=length, seed=seed, embedded=of, modules=modules, lr=lr)
+        return {"application": ctr}
+
+    return try_rates(f"CTR model, {' + '.join(modules)}", "valid_log_loss", recipe.trial_axis, run, known)
 
 
 def kinds_of(data: "Dataset") -> dict[str, tuple[Form, ...]]:
@@ -110,10 +168,13 @@ def read(results: "pl.DataFrame") -> Reading:
     """Searches' recall@10 ranked at equal modalities, the rate of the first and its constancy; the same over all versions alike;
     every proxy; every stage of the funnel.
     """
+    results, tried, rates, untuned = settle(results)
     proxies = [f"{search}_recall@10" for search in SEARCHES if f"{search}_recall@10" in results.columns]
     rate = rate_into(results, proxies)
     reading = Reading(
-        answer=[first_sentence(rate), *rate_sentences(rate), title_sentence(rate)], weak=list(rate.warnings)
+        answer=[first_sentence(rate), *rate_sentences(rate), title_sentence(rate)],
+        weak=[*rate.warnings, *untuned],
+        notes=rates,
     )
     reading.fits["rate"] = rate
     kinds = dict(zip(results["version"].to_list(), results["kind"].to_list(), strict=True))
@@ -147,6 +208,8 @@ def read(results: "pl.DataFrame") -> Reading:
             if row["into"] != "gauc"
         ]
     shown = ["version", "seed", *every, *STAGES, "auc", "log_loss"]
+    if tried.height:
+        reading.tables["learning rates tried"] = tried
     reading.tables["versions"] = results.select([c for c in shown if c in results.columns]).sort("version", "seed")
     return reading
 

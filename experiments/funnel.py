@@ -12,10 +12,20 @@ from typing import TYPE_CHECKING, Any
 from analysis.axes import frame
 from analysis.figures import BLUE, GREY, new_figure
 from experiments import steps
-from experiments.exchange_rate import KINDS, before_ranking, kinds_of, measured_with
+from experiments.exchange_rate import (
+    KINDS,
+    READER,
+    before_ranking,
+    encoder_trials,
+    kinds_of,
+    measured_with,
+    reader_trial,
+    tried_at,
+)
 from experiments.question import QuestionError, Reading
 from experiments.reading import number, paired_interval, primary_search
 from experiments.recipes import recipe_for
+from experiments.tuning import ASSUMED, Known, bests, settle
 from sweeps import Cell
 
 if TYPE_CHECKING:
@@ -23,9 +33,11 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from moon_jax.data.contract import Dataset
+    from sweeps import Step
 
 UNTRAINED = "untrained"
 OWN = "embeddings.parquet"
+IDS: tuple[str, ...] = ("attention",)  # the CTR model that reads no representation
 # stage -> (metric, what it is called); the search metric that stands for query -> item retrieval is put in by the data
 STAGES = {
     "retrieval_recall@100": "retrieval by history, recall@100",
@@ -34,20 +46,33 @@ STAGES = {
 }
 
 
-def cells(preset: str, data: "Dataset") -> list[Cell]:
-    """representation x seed at the largest budget of the exchange rate's versions, and the untrained encoder."""
+def cells(preset: str, data: "Dataset", known: Known = ASSUMED) -> list[Cell]:
+    """representation x seed at the largest budget of the exchange rate's versions, and the untrained encoder; all at the
+    learning rates that trials chose, those of the exchange rate's among them.
+    """
     data.path("impressions")
     recipe, out = recipe_for(preset, data), []
     ann = find_spec("usearch") is not None
+    own = data.has("embeddings")
+    encoders = {} if own else encoder_trials(data, recipe, known)
+    readers = {modules: reader_trial(data, recipe, known, modules=modules) for modules in (IDS, READER)}
+    for trial in (*encoders.values(), *readers.values()):
+        out += trial.cells(kind=trial.name, budget=0 if own else tried_at(recipe), seed=recipe.seeds[0])
+    encoder_rates, rates = bests(encoders), bests(readers)
+    if len(encoder_rates) < len(encoders) or len(rates) < len(readers):
+        return out
+
+    def ranked_by(modules: tuple[str, ...], seed: int, embedded: "Step | None") -> "Step":
+        lr, length = rates[modules], recipe.ctr_length
+        return steps.application(data, recipe, length=length, seed=seed, embedded=embedded, modules=modules, lr=lr)
+
     for seed in recipe.seeds:
-        ids = steps.application(
-            data, recipe, length=recipe.ctr_length, seed=seed, embedded=None, modules=("attention",)
-        )
-        if data.has("embeddings"):
-            ranked = steps.application(data, recipe, length=recipe.ctr_length, seed=seed, embedded=None)
+        ids = ranked_by(IDS, seed, None)
+        if own:
+            ranked = ranked_by(READER, seed, None)
             named = {"retrieval": steps.retrieval(data, None, ann=ann), "application": ranked}
             named["compare"] = steps.compare(ranked, ids)
-            out.append(Cell({"kind": OWN, "budget": 0, "seed": seed, "run": ranked.name}, named))
+            out.append(Cell({"kind": OWN, "budget": 0, "seed": seed, "trial": "", "run": ranked.name}, named))
             continue
         for file in ("events", "pairs"):
             data.path(file)
@@ -56,12 +81,13 @@ def cells(preset: str, data: "Dataset") -> list[Cell]:
         for kind, forms in (untrained | kinds).items():
             budget = recipe.version_budgets[-1] if kind != UNTRAINED else 0
             modalities = KINDS.get(kind, KINDS[list(kinds)[-1]])
-            run = steps.posttrain(data, recipe, forms=forms, tokens=budget, seed=seed)
+            lr = encoder_rates.get(kind, 1.0)
+            run = steps.posttrain(data, recipe, forms=forms, tokens=budget, seed=seed, lr=lr)
             embedded = steps.embed(data, recipe, run, measured_with(data, modalities), modalities)
-            ranked = steps.application(data, recipe, length=recipe.ctr_length, seed=seed, embedded=embedded)
+            ranked = ranked_by(READER, seed, embedded)
             named = {"posttrain": run, "embed": embedded, **before_ranking(data, embedded, modalities)}
             named |= {"application": ranked, "compare": steps.compare(ranked, ids)}
-            out.append(Cell({"kind": kind, "budget": budget, "seed": seed, "run": run.name}, named))
+            out.append(Cell({"kind": kind, "budget": budget, "seed": seed, "trial": "", "run": run.name}, named))
     return out
 
 
@@ -69,7 +95,8 @@ def read(results: "pl.DataFrame") -> Reading:
     """Per representation each stage's metric with its interval over seeds and what is drawn; whether the orders agree."""
     import polars as pl
 
-    done = results.filter(pl.col("status") == "done")
+    rows, tried, rates, untuned = settle(results)
+    done = rows.filter(pl.col("status") == "done")
     if done.is_empty():
         raise QuestionError("funnel: no representation has been through all stages yet")
     metrics = {name: told for name, told in STAGES.items() if name in done.columns}
@@ -101,6 +128,10 @@ def read(results: "pl.DataFrame") -> Reading:
         verdict = "every representation stays below it" if reached < floor else "the best stands above it"
         reading.answer.append(f"The most popular items alone reach {floor:.4f} in retrieval by history: {verdict}.")
     _notes(reading, done)
+    reading.notes += rates
+    reading.weak += untuned
+    if tried.height:
+        reading.tables["learning rates tried"] = tried
     reading.tables["representations"] = table
     slices = [c for c in done.columns if c.endswith(("_items_gauc", "_users_gauc"))]
     if slices:

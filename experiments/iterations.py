@@ -6,6 +6,7 @@ the next one's GAUC changes. Refuted, step by step, where the observed change of
 one; the last step changes the CTR model alone, which no recall can foretell.
 """
 
+import functools
 import math
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -18,6 +19,7 @@ from experiments.paradigm import WHOLE, System, first_stage, post_trained, told
 from experiments.question import QuestionError, Reading
 from experiments.reading import number, paired_interval, part_of
 from experiments.recipes import measured_search, recipe_for
+from experiments.tuning import ASSUMED, Known, bests, settle, try_rates
 from sweeps import Cell
 
 if TYPE_CHECKING:
@@ -25,6 +27,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from moon_jax.data.contract import Dataset
+    from sweeps import Step
 
 SEEDS = (0, 1, 2)
 LADDER, RATE = "ladder", "rate"
@@ -50,29 +53,58 @@ VERSIONS = {
 }
 
 
-def cells(preset: str, data: "Dataset") -> list[Cell]:
-    """The ladder, version x seed, each paired with the version before; and the versions that the rate is taken from."""
+def cells(preset: str, data: "Dataset", known: Known = ASSUMED) -> list[Cell]:
+    """The ladder, version x seed, each paired with the version before; and the versions that the rate is taken from.
+
+    Systems and CTR models are at their best learning rates of trials by the first seed.
+    """
     recipe, search = recipe_for(preset, data), measured_search(data)
     if search.search != "image":
         raise QuestionError(f"{data.folder}: nobody searches by photo here")
     data.path("impressions")
-    out = [Cell({"part": RATE, **cell.coordinates}, cell.steps) for cell in exchange_rate.cells(preset, data)]
+    out = [Cell({"part": RATE, **cell.coordinates}, cell.steps) for cell in exchange_rate.cells(preset, data, known)]
     recipe, mixture = told(recipe), first_stage(data, recipe)
     seeds = SEEDS[:2] if preset == "smoke" else SEEDS
+
+    def trained(system: System, lr: float, seed: int = seeds[0]) -> dict[str, "Step"]:
+        run = post_trained(data, recipe, system, search, mixture, seed, lr)
+        return {"posttrain": run, "embed": steps.embed(data, recipe, run, (search,), search.item)}
+
+    by = f"valid_{search.search}_entropy"
+    systems = {
+        system: try_rates(name, by, recipe.trial_axis, functools.partial(trained, system), known)
+        for name, (system, _) in reversed(VERSIONS.items())
+    }
+    last = trained(WHOLE, 1.0)["embed"]
+    readers = {
+        PLAIN: exchange_rate.reader_trial(data, recipe_for(preset, data), known),
+        CUBE: exchange_rate.reader_trial(data, recipe, known, modules=CUBE, of=last),
+    }
+    for trial in (*systems.values(), readers[CUBE]):  # the plain reader's stand among the rate's cells
+        out += trial.cells(part=LADDER, version=trial.name, seed=seeds[0])
+    system_rates, reader_rates = bests(systems), bests(readers)
+    if len(system_rates) < len(systems) or len(reader_rates) < len(readers):
+        return out
     for seed in seeds:
         before: dict[str, Any] = {}
         for name, (system, modules) in VERSIONS.items():
-            run = post_trained(data, recipe, system, search, mixture, seed)
-            embedded = steps.embed(data, recipe, run, (search,), search.item)
+            run, embedded = trained(system, system_rates[system], seed).values()
             ctr = steps.application(
-                data, recipe, length=recipe.ctr_length, seed=seed, embedded=embedded, modules=modules
+                data,
+                recipe,
+                length=recipe.ctr_length,
+                seed=seed,
+                embedded=embedded,
+                modules=modules,
+                lr=reader_rates[modules],
             )
             named = {"posttrain": run, "embed": embedded, "application": ctr}
             if before:
                 if before["embed"] != embedded:
                     named["contrast"] = steps.contrast(embedded, before["embed"])
                 named["compare"] = steps.compare(ctr, before["application"])
-            out.append(Cell({"part": LADDER, "version": name, "seed": seed, "run": run.name}, named))
+            told_of = {"part": LADDER, "version": name, "seed": seed, "trial": "", "lr": system_rates[system]}
+            out.append(Cell({**told_of, "run": run.name}, named))
             before = {"embed": embedded, "application": ctr}
     return out
 
@@ -99,9 +131,13 @@ def read(results: "pl.DataFrame") -> Reading:
         "the gain of recall; its interval has the rate's uncertainty and that of recall. A step lies as foretold where the "
         f"difference of observed and foretold is within both uncertainties. The rate is of {rate.n} other versions."
     )
-    reading.weak.append("one learning rate for all versions, and one number of tokens")
+    _, tried, rates, untuned = settle(results)
+    reading.weak += [*untuned, "one number of tokens for all versions"]
+    reading.notes += rates
     reading.fits["rate"] = rate
     reading.tables["what each version adds"] = table
+    if tried.height:
+        reading.tables["learning rates tried"] = tried
     reading.tables["versions"] = (
         ladder.group_by("version", maintain_order=True)
         .agg(pl.col("image_recall@10", "gauc", "auc", "log_loss").mean(), seeds=pl.len())

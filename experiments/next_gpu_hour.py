@@ -19,6 +19,7 @@ from experiments.answering import shortfall
 from experiments.question import QuestionError, Reading
 from experiments.reading import number, on_all_points, part_of, primary_search
 from experiments.recipes import measured_search, recipe_for
+from experiments.tuning import ASSUMED, Known, asked
 from sweeps import Cell
 
 if TYPE_CHECKING:
@@ -39,12 +40,12 @@ READER = sequence_length.OURS
 SOMETHING = 1e-4  # GAUC: less is nothing
 
 
-def cells(preset: str, data: "Dataset") -> list[Cell]:
+def cells(preset: str, data: "Dataset", known: Known = ASSUMED) -> list[Cell]:
     """All cells of the questions behind it, each with the part that it belongs to."""
     recipe, width = recipe_for(preset, data), measured_search(data)
     out = []
     for part, question in PARTS.items():
-        for cell in question.cells(preset, data):
+        for cell in asked(question.cells, preset, data, known):
             told = {"part": part, "embedding": recipe.embedding, "batch": recipe.batch, "search": width.search}
             out.append(Cell({**told, **cell.coordinates}, cell.steps))
     return out

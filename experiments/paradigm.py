@@ -62,13 +62,14 @@ SYSTEMS = {"whole": WHOLE, "plain": PLAIN}
 
 
 def post_trained(
-    data: "Dataset", recipe: Recipe, system: System, search: Form, mixture: tuple[Form, ...], seed: int
+    data: "Dataset", recipe: Recipe, system: System, search: Form, mixture: tuple[Form, ...], seed: int, lr: float = 1.0
 ) -> Step:
     """The last post-training step of a system; what it starts from is among its needs, and shared where it is the same.
 
     Args:
         search: the second stage's form, and what is measured.
         mixture: the first stage's forms, where the system has them.
+        lr: multiplies the rates of both stages.
     """
     shape = steps.encoder(
         recipe, backbone=system.backbone, causal=system.causal, pool=system.pool, **lengths(recipe, system)
@@ -79,7 +80,8 @@ def post_trained(
     shared: dict[str, Any] = {"shape": shape, "tokens": tokens, "seed": seed}
     shared["dims"] = nested(recipe) if system.matryoshka else ()
     if system.stages != "second":
-        begin = steps.posttrain(data, recipe, forms=mixture if system.mixture else (search,), begin=begin, **shared)
+        forms = mixture if system.mixture else (search,)
+        begin = steps.posttrain(data, recipe, forms=forms, begin=begin, lr=lr, **shared)
         if system.stages == "first":
             return begin
     processed = steps.process(data, *second_stage(data, recipe)) if system.processed else None
@@ -92,7 +94,7 @@ def post_trained(
         recipe,
         forms=(search,),
         begin=begin,
-        lr=SLOWER if both else 1.0,
+        lr=lr * (SLOWER if both else 1.0),
         loss=system.loss,
         processed=processed,
         actions=actions,

@@ -67,8 +67,9 @@ class Question:
     """A file of `experiments/`, or a user's own: its docstring is the hypothesis.
 
     `cells(preset, data)` raises QuestionError where the data lacks what the question needs. One that can branch its budgets
-    off a trunk takes `trunk=True` besides. `read(results)` may take `folder_of` besides, name of a step -> its
-    folder: for what is no number.
+    off a trunk takes `trunk=True` besides; one whose cells depend on what others of its cells measured
+    takes `known`, a `tuning.Known`, and is asked again when these have finished. `read(results)` may take `folder_of` besides,
+    name of a step -> its folder: for what is no number.
     """
 
     name: str

@@ -25,10 +25,12 @@ def measured(search: str) -> "tuple[tuple[str, Transform], ...]":
 
 
 def part_of(results: "pl.DataFrame", part: str) -> "pl.DataFrame":
-    """The finished rows of a part of a question, with the columns that they have."""
+    """The finished rows of a part of a question, with the columns that they have; without trials of learning rates."""
     import polars as pl
 
     rows = results.filter((pl.col("part") == part) & (pl.col("status") == "done"))
+    if "trial" in rows.columns:
+        rows = rows.filter(pl.col("trial").fill_null("") == "")
     return (
         rows.select([name for name in rows.columns if rows[name].null_count() < rows.height]) if rows.height else rows
     )

@@ -45,6 +45,8 @@ class Recipe:
         pretrain_tokens: budgets of pretraining; others take the largest. questions: whether texts are tokenised for
             questions about products, which pretraining needs.
         rich_length: tokens of an item's rich text (category and attributes); 0 where a question shows none.
+        trial_axis: multipliers of the learning rate that a system, an encoder or a CTR model is tried at before it is
+            compared with others (`tuning.try_rates`); one alone leaves nothing to try.
         ablation_tokens: post-training tokens of each ablated system, both stages together; forms: how many of the paper's
             nine forms the first stage mixes: each is a program of its own, and to compile nine takes longer than dozens of steps.
         resample: how images are resized. adopted: the step that adopts open weights, where training begins from
@@ -72,6 +74,7 @@ class Recipe:
     lr_axis: tuple[float, ...] = (1 / 3, 1.0, 3.0)
     short_lr_axis: tuple[float, ...] = (1 / 3, 1.0, 3.0)
     lr_everywhere: bool = True
+    trial_axis: tuple[float, ...] = (1 / 3, 1.0, 3.0)
     own_weight: float = 0.0
     augment_items: bool = False
     dtype: str = "float32"
@@ -168,6 +171,7 @@ _SMOKE = {
     "ctr_length": 8,
     "lr_axis": (1 / 3, 1.0, 3.0),
     "lr_everywhere": False,
+    "trial_axis": (1.0,),
 }
 _GPU = {
     "size": "small",

@@ -11,12 +11,13 @@ from typing import TYPE_CHECKING, Any
 
 from experiments.question import GROUPS, Question, QuestionError, load_question
 from experiments.recipes import PRESETS
+from experiments.tuning import ASSUMED, Known, asked
 
 if TYPE_CHECKING:
     import polars as pl
 
     from moon_jax.data.contract import Dataset
-    from sweeps import Cell, Ledger, Snapshot
+    from sweeps import Cell, Ledger, Snapshot, Step
 
 SCHEMA = "1"
 _OF_TRAINING = ("params", "tokens", "unique_tokens", "passes")
@@ -87,11 +88,18 @@ def questions_for(name: str) -> list[Question]:
 
 
 def cells_of(
-    questions: Sequence[Question], preset: str, dataset: "Dataset", say: Any, *, trunk: bool = False
+    questions: Sequence[Question],
+    preset: str,
+    dataset: "Dataset",
+    say: Any,
+    *,
+    trunk: bool = False,
+    known: Known = ASSUMED,
 ) -> "dict[str, list[Cell]]":
     """Cells of each question; of several, those that the data cannot answer are skipped, visibly.
 
-    trunk: questions over token budgets branch them off one trunk; the others have no such budgets.
+    trunk: questions over token budgets branch them off one trunk; the others have no such budgets. known: what finished
+    steps measured, for questions whose cells depend on it.
     """
     from moon_jax.data.contract import DataError
     from sweeps import Cell
@@ -102,7 +110,7 @@ def cells_of(
             branching = trunk and "trunk" in signature(question.cells).parameters
             if trunk and not branching and len(questions) == 1:
                 raise QuestionError(f"{question.name}: it has no token budgets that could branch off a trunk")
-            cells = question.cells(preset, dataset, **({"trunk": True} if branching else {}))
+            cells = asked(question.cells, preset, dataset, known, **({"trunk": True} if branching else {}))
         except (QuestionError, DataError) as error:
             if len(questions) == 1:
                 raise
@@ -116,11 +124,21 @@ def cells_of(
     return out
 
 
-def settle_stale(ledger: "Ledger", planned: "dict[str, list[Cell]]", stale: str | None) -> None:
-    """Refuse results of other source code unless told to keep or rerun them."""
+def known_in(ledger: "Ledger", *, assume: bool = False) -> Known:
+    """What the steps of a folder have measured."""
+
+    def result_of(step: "Step") -> dict[str, Any] | None:
+        result = ledger.result(step)
+        return None if result is None else {**result["metrics"], "status": result["status"]}
+
+    return Known(result_of, assume)
+
+
+def settle_stale(ledger: "Ledger", planned: "dict[str, list[Cell]]", stale: str | None) -> bool:
+    """Refuse results of other source code unless told to keep or rerun them; whether some were taken back."""
     names = ledger.stale([step for cells in planned.values() for cell in cells for step in cell.steps.values()])
     if not names:
-        return
+        return False
     if stale is None:
         raise QuestionError(
             f"{len(names)} finished steps were computed by other source code (first: {names[0]}); "
@@ -129,6 +147,7 @@ def settle_stale(ledger: "Ledger", planned: "dict[str, list[Cell]]", stale: str 
     if stale == "rerun":
         for name in names:
             ledger.discard(name)
+    return stale == "rerun"
 
 
 def discard_diverged(ledger: "Ledger", planned: "dict[str, list[Cell]]") -> None:

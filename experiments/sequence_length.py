@@ -6,6 +6,7 @@ IDs, at the same L. No user ID is used. Refuted, module by module, if the gain o
 includes 0, or if GAUC does not rise with L.
 """
 
+import functools
 from typing import TYPE_CHECKING
 
 import analysis
@@ -14,14 +15,18 @@ from experiments import steps
 from experiments.question import QuestionError, Reading
 from experiments.reading import by_verdict, holdout_sentence, law_sentence, number, verdict_of
 from experiments.recipes import LONG, mixture_of, recipe_for, searches_of
+from experiments.tuning import ASSUMED, Known, bests, settle, try_rates
 from moon_jax.models.behaviour import MODULES
 from sweeps import Cell
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     import polars as pl
     from matplotlib.figure import Figure
 
     from moon_jax.data.contract import Dataset
+    from sweeps import Step
 
 CONTROL, OURS = "DIN", "CUBE"
 # Of IDs alone, then those that read representations. SimTier and MAKE are additions to a model in their papers, too.
@@ -41,8 +46,11 @@ LONG_MODELS = (CONTROL, "DIN + SimTier", "MUSE", OURS)  # what two cores can do 
 CONTENT = [name for name, modules in MODELS.items() if any(MODULES[module].reads_content for module in modules)]
 
 
-def cells(preset: str, data: "Dataset") -> list[Cell]:
-    """L x seed x model. Representations are `embeddings.parquet` where the data has it, else of the largest token budget."""
+def cells(preset: str, data: "Dataset", known: Known = ASSUMED) -> list[Cell]:
+    """L x seed x model, each model at its best learning rate of a trial at `ctr_length`.
+
+    Representations are `embeddings.parquet` where the data has it, else of the largest token budget.
+    """
     own = data.has("embeddings")
     for file in ("impressions",) if own else ("events", "impressions", "pairs"):
         data.path(file)
@@ -54,19 +62,34 @@ def cells(preset: str, data: "Dataset") -> list[Cell]:
     shown = (
         SMOKE if preset == "smoke" else LONG_MODELS if recipe.lengths[-1] >= LONG[2] and preset == "demo" else MODELS
     )
+
+    def run(name: str, lr: float, length: int = recipe.ctr_length, seed: int = recipe.seeds[0]) -> "Step":
+        modules = MODELS[name]
+        return steps.application(data, recipe, length=length, seed=seed, embedded=embedded, modules=modules, lr=lr)
+
+    trials = {
+        name: try_rates(name, "valid_log_loss", recipe.trial_axis, functools.partial(_named, run, name), known)
+        for name in MODELS
+        if name in shown
+    }
+    for name, trial in trials.items():
+        out += trial.cells(L=recipe.ctr_length, seed=recipe.seeds[0], model=name)
+    rates = bests(trials)
+    if CONTROL not in rates:
+        return out
     for length in recipe.lengths:
         for seed in recipe.seeds:
-            runs = {
-                name: steps.application(data, recipe, length=length, seed=seed, embedded=embedded, modules=modules)
-                for name, modules in MODELS.items()
-                if name in shown
-            }
-            for name, run in runs.items():
-                named = {"application": run}
-                if name != CONTROL:
-                    named["compare"] = steps.compare(run, runs[CONTROL])
-                out.append(Cell({"L": length, "seed": seed, "model": name, "run": run.name}, named))
+            control = run(CONTROL, rates[CONTROL], length, seed)
+            for name, lr in rates.items():
+                ours = run(name, lr, length, seed)
+                named = {"application": ours} | ({} if name == CONTROL else {"compare": steps.compare(ours, control)})
+                coordinates = {"L": length, "seed": seed, "model": name, "trial": "", "lr": lr}
+                out.append(Cell({**coordinates, "run": ours.name}, named))
     return out
+
+
+def _named(run: "Callable[[str, float], Step]", name: str, lr: float) -> "dict[str, Step]":
+    return {"application": run(name, lr)}
 
 
 def _richest(searches: tuple) -> tuple[str, ...]:
@@ -77,14 +100,13 @@ def read(results: "pl.DataFrame") -> Reading:
     """GAUC against L for each model, the Bayes curve where it is known, paired gains over DIN at the same L."""
     import polars as pl
 
-    done = results.filter(pl.col("status") == "done")
+    rows, tried, rates, untuned = settle(results)
+    done = rows.filter(pl.col("status") == "done")
     ours, control = (done.filter(pl.col("model") == name) for name in (OURS, CONTROL))
     if ours.is_empty() or control.is_empty():
         raise QuestionError(f"sequence_length: no run of {OURS} and of {CONTROL} has finished yet")
     reading = Reading(answer=[], weak=["one set of representations: the encoder's seed noise is not in the intervals"])
-    reading.weak.append(
-        "one learning rate for all modules and lengths: what a module would gain at its own best is not seen"
-    )
+    reading.weak += untuned
     gains = gains_of(done)
     longest = int(number(ours["L"].max()))
     at_longest = gains.filter(pl.col("L") == longest).sort("gain", descending=True)
@@ -113,6 +135,7 @@ def read(results: "pl.DataFrame") -> Reading:
         "Gains are paired (same impressions, users and seeds), intervals 95 %, each for itself: of "
         f"{at_longest.height} true nulls {0.05 * at_longest.height:.1f} would be called a difference."
     )
+    reading.notes += rates
     _fit(reading, {OURS: ours, CONTROL: control})
     _draw(reading, done, gains)
     reading.tables["paired gains over DIN"] = gains
@@ -125,6 +148,7 @@ def read(results: "pl.DataFrame") -> Reading:
         "L",
         "model",
         "seed",
+        "lr",
         "gauc",
         "auc",
         "log_loss",
@@ -134,6 +158,8 @@ def read(results: "pl.DataFrame") -> Reading:
         "gauc_minus_bayes",
     ]
     shown += ["gauc_minus_bayes_se", "application_examples_per_second"]
+    if tried.height:
+        reading.tables["learning rates tried"] = tried
     reading.tables["runs"] = done.select([c for c in shown if c in done.columns]).sort("L", "model", "seed")
     return reading
 

@@ -42,8 +42,8 @@ def record(why: str | None) -> None:
     """Write down today's sources; `why` stands beside those whose version was not raised."""
     known, found = json.loads(RECORD.read_text()) if RECORD.exists() else {}, changed()
     for stage, now in today().items():
-        waiver = {} if stage in found["raised"] else {"same": why or known[stage].get("same")}
-        known[stage] = now | {name: reason for name, reason in waiver.items() if reason}
+        reason = why if stage in found["same"] else None if stage in found["raised"] else known[stage].get("same")
+        known[stage] = now | ({"same": reason} if reason else {})
     RECORD.write_text(json.dumps({stage: known[stage] for stage in VERSIONS}, indent=1) + "\n")
 
 

@@ -36,7 +36,7 @@ VERSIONS = {
     "posttrain": 3,
     "trunk": 2,
     "embed": 6,
-    "application": 6,
+    "application": 7,
     "compare": 2,
     "retrieval": 1,
     "relevance": 1,
@@ -246,14 +246,15 @@ def application(
     seed: int,
     embedded: Step | None,
     modules: tuple[str, ...] = ("attention", "simtier"),
+    lr: float = 1.0,
     **changes: Any,
 ) -> Step:
     """A CTR run on the representations of an embed step, or on the dataset's own `embeddings.parquet` where none is given.
 
-    Where no module reads representations it runs on IDs alone.
+    Where no module reads representations it runs on IDs alone. `lr` multiplies the usual rate.
     `changes` are further fields of `ApplicationConfig`; with `features` of users their table is read, where there is one.
     """
-    given = {"examples": recipe.examples} | changes
+    given = {"examples": recipe.examples, "peak_lr": ApplicationConfig.peak_lr * lr} | changes
     config = ApplicationConfig(length=length, modules=modules, batch=min(512, recipe.examples // 4), seed=seed, **given)
     names = ["items", "impressions", *(name for name in ("events", "truth") if dataset.has(name))]
     if "user" in config.features and dataset.has("users"):

@@ -1,13 +1,139 @@
-"""The learning-rate axis of grids: which points get it, and which rate is fitted there."""
+"""Learning rates: an axis of grids that laws are fitted to, and a trial before what is compared with others.
+
+A grid runs every point along the axis and fits the best (`tune`, `choose_rates`). Where systems are compared each is tried
+at several rates by one seed first, and runs at its best by all (`try_rates`, `settle`): cells then depend on what
+is known, and `moon run` asks a question again until it asks for nothing more.
+"""
 
 import math
-from collections.abc import Collection, Iterable
-from typing import TYPE_CHECKING, TypeVar
+from collections.abc import Callable, Collection, Iterable, Mapping
+from dataclasses import dataclass
+from inspect import signature
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from sweeps import Cell, Step
 
 if TYPE_CHECKING:
     import polars as pl
 
 Point = TypeVar("Point", int, float)
+Thing = TypeVar("Thing")
+WIDER, FARTHEST = (
+    3.0,
+    27.0,
+)  # a trial whose best lies at an end is widened by this factor, up to so many times the recipe's rate
+
+
+@dataclass(frozen=True)
+class Known:
+    """What finished steps have measured, for cells that depend on it.
+
+    Attributes:
+        result_of: metrics of a step, with its `status`; None where it has not finished.
+        assume: where the best rate is not known yet, take the recipe's: what all would cost can be told so.
+    """
+
+    result_of: Callable[[Step], Mapping[str, Any] | None] = lambda step: None
+    assume: bool = False
+
+
+ASSUMED = Known(assume=True)
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One thing at several learning rates, by one seed.
+
+    Attributes:
+        name: what is tuned. by: the metric on valid whose least value chooses.
+        runs: multiplier of the recipe's rate -> the named steps that measure it. best: the multiplier chosen; None while
+            runs that it depends on have not finished.
+    """
+
+    name: str
+    by: str
+    runs: Mapping[float, Mapping[str, Step]]
+    best: float | None
+
+    def cells(self, **coordinates: Any) -> list[Cell]:
+        """A cell a rate, marked by the name of the trial; cells of the grid itself have `trial=""`."""
+        told = {"trial": self.name, "by": self.by}
+        return [Cell({**coordinates, **told, "lr": lr}, named) for lr, named in self.runs.items()]
+
+
+def try_rates(
+    name: str, by: str, axis: tuple[float, ...], run: Callable[[float], dict[str, Step]], known: Known
+) -> Trial:
+    """The trial of what `run` makes at a multiplier of the recipe's rate; an axis of one rate leaves nothing to try.
+
+    A run that diverged is worst. Test takes no part; where nothing is on valid, the recipe's own rate is left.
+    """
+    if len(axis) == 1:
+        return Trial(name, by, {}, axis[0])
+    runs = {lr: run(lr) for lr in sorted(axis)}
+    while True:
+        found = {lr: _measured(named, by, known) for lr, named in runs.items()}
+        losses = {lr: loss for lr, loss in found.items() if loss is not None}
+        if len(losses) < len(runs):
+            return Trial(name, by, runs, 1.0 if known.assume else None)
+        if any(math.isnan(loss) for loss in losses.values()):
+            return Trial(name, by, runs, 1.0)
+        best = min(losses, key=lambda lr: losses[lr])
+        wider = {min(runs): best / WIDER, max(runs): best * WIDER}.get(best)
+        if wider is None or not 1 / FARTHEST <= wider * 1.001 <= FARTHEST * 1.002:
+            return Trial(name, by, runs, best)
+        runs = dict(sorted({**runs, wider: run(wider)}.items()))
+
+
+def asked(cells: Callable[..., list[Cell]], preset: str, data: Any, known: Known, **options: Any) -> list[Cell]:
+    """A question's cells, those that depend on what is known with it."""
+    given = {"known": known} if "known" in signature(cells).parameters else {}
+    return cells(preset, data, **given, **options)
+
+
+def bests(trials: Mapping[Thing, Trial]) -> dict[Thing, float]:
+    """The multipliers chosen, of the trials that have ended."""
+    return {thing: trial.best for thing, trial in trials.items() if trial.best is not None}
+
+
+def _measured(named: Mapping[str, Step], by: str, known: Known) -> float | None:
+    """The metric; inf where a step diverged, nan where all have finished without it, None where they have not."""
+    results = [result for step in named.values() if (result := known.result_of(step)) is not None]
+    if any(result["status"] == "diverged" for result in results):
+        return math.inf
+    if len(results) < len(named):
+        return None
+    return next((float(result[by]) for result in results if by in result), math.nan)
+
+
+def settle(results: "pl.DataFrame") -> tuple["pl.DataFrame", "pl.DataFrame", list[str], list[str]]:
+    """Takes the trials of learning rates out of a question's rows.
+
+    Returns:
+        (the rows of the grid, a table of what was tried, sentences, weak points).
+    """
+    import polars as pl
+
+    untried = ["one learning rate for everything: what each would gain at its own best is not seen"]
+    if "trial" not in results.columns:
+        return results, pl.DataFrame(), [], untried
+    rows, trials = results.filter(pl.col("trial") == ""), results.filter(pl.col("trial") != "")
+    if trials.is_empty():
+        return rows, pl.DataFrame(), [], untried
+    parts, told, edges = [], [], []
+    for (name, by, _), part in trials.group_by("trial", "by", "seed", maintain_order=True):
+        valid = part[by] if by in part.columns else pl.Series(by, [None] * part.height, pl.Float64)
+        table = pl.DataFrame({"trial": part["trial"], "rate": part["lr"], "measured by": part["by"], "on valid": valid})
+        table = table.with_columns(chosen=pl.col("on valid") == pl.col("on valid").min()).sort("rate")
+        parts.append(table)
+        if (best := table.filter("chosen")).is_empty():
+            continue
+        told.append(f"{name} x{best['rate'][0]:.2g}")
+        if best["rate"][0] in (table["rate"].min(), table["rate"].max()):
+            edges.append(str(name))
+    said = f"Learning rates, chosen on valid by one seed, times the recipe's: {', '.join(told)}."
+    weak = [f"learning rate of {', '.join(edges)}: the best lies at an end of what was tried"] if edges else []
+    return rows, pl.concat(parts), [said] if told else [], weak
 
 
 def tune(

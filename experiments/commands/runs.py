@@ -42,13 +42,14 @@ class PlanCommand:
 
     def __call__(self) -> int:
         from experiments import planning
-        from experiments.running import cells_of, open_data, questions_for
+        from experiments.running import cells_of, known_in, open_data, questions_for
         from sweeps import Ledger
 
         questions = questions_for(self.question)
         dataset = open_data(self.data, self.preset, say)
-        planned = cells_of(questions, self.preset, dataset, say, trunk=self.trunk)
         ledger = Ledger(self.out)
+        known = known_in(ledger, assume=True)
+        planned = cells_of(questions, self.preset, dataset, say, trunk=self.trunk, known=known)
         workers = default_workers() if self.workers is None else self.workers
         for name, cells in planned.items():
             print("\n".join(planning.lines(name, planning.plan(ledger, cells, dataset, workers))))
@@ -120,7 +121,11 @@ def run_questions(  # type: ignore[no-untyped-def]
     engine: str,
     trunk: bool = False,
 ) -> int:
-    """Plans the questions, runs what is not done, reads the results and writes the reports; returns the exit code."""
+    """Plans the questions, runs what is not done, reads the results and writes the reports; returns the exit code.
+
+    Cells may depend on what others measured (learning rates are tried before systems are compared): as long as the questions
+    ask for more than was planned they are planned and run again.
+    """
     from experiments import running
     from sweeps import Ledger
     from sweeps.progress import view
@@ -128,22 +133,38 @@ def run_questions(  # type: ignore[no-untyped-def]
     dataset = running.open_data(data, preset, say)
     ledger = Ledger(out)
     running.require_sound_once(dataset, out)
-    planned = running.cells_of(questions, preset, dataset, say, trunk=trunk)
+
+    def ask(told):  # type: ignore[no-untyped-def]
+        return running.cells_of(questions, preset, dataset, told, trunk=trunk, known=running.known_in(ledger))
+
+    planned = ask(say)
     for name in planned:
         running.refuse_other_data(out, name, dataset)
-    running.settle_stale(ledger, planned, stale)
+    while running.settle_stale(ledger, planned, stale):
+        planned = ask(silent)
     if "diverged" in launch.retry:
         running.discard_diverged(ledger, planned)
-    for name, cells in planned.items():
-        ledger.write_plan(name, cells)
-        running.save_about(out, name, dataset, preset)
+    env = running.worker_environment() | running.engine_environment(engine)
+    with launch.curves(ledger, list(planned)) as beside:
+        while True:
+            for name, cells in planned.items():
+                ledger.write_plan(name, cells)
+                running.save_about(out, name, dataset, preset)
+            if launch.launcher == "none":
+                break
+            with view() as on_tick:
+                snapshot = launch(ledger, list(planned), env, running.Tables(ledger, planned).beside(beside(on_tick)))
+            if (more := ask(silent)) == planned:
+                break
+            say("learning rates are chosen: going on with what was waiting for them")
+            planned = more
     if launch.launcher == "none":
         say(f"planned in {out}; `moon worker --out {out}` runs it, `moon report QUESTION --out {out}` reads it")
+        if ask(silent) != running.cells_of(questions, preset, dataset, silent, trunk=trunk):
+            say(
+                "some cells wait for learning rates to be chosen: once these steps are done, plan again with the same command"
+            )
         return DONE
-    tables = running.Tables(ledger, planned)
-    with view() as on_tick, launch.curves(ledger, list(planned)) as beside:
-        env = running.worker_environment() | running.engine_environment(engine)
-        snapshot = launch(ledger, list(planned), env, tables.beside(beside(on_tick)))
     failed = running.failures(snapshot) > 0
     unread = 0
     for question in questions:
@@ -158,6 +179,10 @@ def run_questions(  # type: ignore[no-untyped-def]
             say(f"\n{question.name.replace('_', ' ')}\n  no answer: {error}")
     tell_suite(out)
     return SOME_FAILED if failed else BAD_INPUT if unread else DONE
+
+
+def silent(message: str) -> None:
+    """What was said before is not said again."""
 
 
 @dataclass

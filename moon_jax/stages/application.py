@@ -85,7 +85,8 @@ def application(
 
     With a file "queries" the queries that users asked are behaviours, too, and those that impressions answer are features;
     columns of a file "users" are, where the config asks for them.
-    Metrics are over all test impressions and by slice (`by_slice`). Where the data knows the click probabilities
+    Metrics are over all test impressions and by slice (`by_slice`); `valid_log_loss` and `valid_gauc` are for choosing by,
+    where some impressions are of the valid split. Where the data knows the click probabilities
     (`truth`), the Bayes-optimal scores at the same L are measured on the same impressions: `bayes_auc`, `bayes_gauc`, and
     the paired difference of GAUC with its standard error over users.
     """
@@ -130,8 +131,9 @@ def application(
         return {"status": "diverged", "diverged_at_step": error.step}
     finally:
         batches.close()
+    scored = functools.partial(predict, graph, trained.state["params"], catalogue, data, batch=config.batch, mesh=mesh)
     rows = data.rows_of("test")
-    scores = predict(graph, trained.state["params"], catalogue, data, rows, config.batch, mesh)
+    scores = scored(rows)
     labels, users = behaviour.clicked[rows], behaviour.user[rows]
     if is_first():
         ids = behaviour.impression_ids[rows]
@@ -153,6 +155,7 @@ def application(
         "ctr": float(labels.mean()),
         "test_impressions": int(rows.size),
         **by_slice(behaviour, known_N, rows, scores),
+        **on_valid(behaviour, data.rows_of("valid"), scored),
         **meter.summary("application", trained),
     }
     if "truth" in files:
@@ -181,6 +184,17 @@ def representations(files: Mapping[str, Path], inputs: Mapping[str, Path], behav
     out = np.zeros((behaviour.items + behaviour.queries, vectors.shape[1]), np.float32)
     out[rows[found]] = vectors[found]
     return out
+
+
+def on_valid(behaviour: Behaviour, rows: np.ndarray, scored: Callable[[np.ndarray], np.ndarray]) -> dict[str, float]:
+    """`valid_log_loss` and `valid_gauc` over these impressions; nothing where there are none."""
+    if not rows.size:
+        return {}
+    labels, scores = behaviour.clicked[rows], scored(rows)
+    return {
+        "valid_log_loss": log_loss(labels, scores),
+        "valid_gauc": gauc(labels, scores, behaviour.user[rows])[0],
+    }
 
 
 COLD = 0.2  # share of test impressions with the shortest histories: cold users

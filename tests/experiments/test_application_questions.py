@@ -9,8 +9,10 @@ import pytest
 from experiments import funnel, recipes, sequence_length
 from experiments.question import QuestionError
 from experiments.sequence_length import CONTENT, LONG_MODELS, MODELS, gains_of
+from experiments.tuning import Known
 from moon_jax.data.adapters.taobao_mm import import_taobao_mm
 from moon_jax.data.contract import Dataset
+from sweeps import Step
 from sweeps.step import in_order
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "moon_jax"))
@@ -46,6 +48,32 @@ def test_long_histories_get_lengths_that_they_fill(own_vectors: Dataset, monkeyp
     planned = sequence_length.cells("demo", own_vectors)
     assert {cell.coordinates["L"] for cell in planned} == {64, 256, 1024, 4096}
     assert {cell.coordinates["model"] for cell in planned} == set(LONG_MODELS)
+
+
+def answered(losses: dict[float, float]) -> Known:
+    """CTR runs have finished with these valid losses by learning rate, whatever they read."""
+
+    def result_of(step: Step) -> dict[str, object] | None:
+        if not step.function.endswith(":application"):
+            return None
+        return {"status": "done", "valid_log_loss": losses[round(step.config.peak_lr / 3e-3, 3)]}
+
+    return Known(result_of)
+
+
+def test_every_model_is_compared_at_its_best_rate(own_vectors: Dataset) -> None:
+    first = sequence_length.cells("demo", own_vectors, Known())
+    assert {cell.coordinates["trial"] for cell in first} == set(MODELS)
+    assert kinds(first) == {"application"}  # nothing is compared before the rates are known
+    later = sequence_length.cells("demo", own_vectors, answered({0.333: 0.5, 1.0: 0.4, 3.0: 0.3, 9.0: 0.6}))
+    grid = [cell for cell in later if not cell.coordinates["trial"]]
+    assert {cell.coordinates["lr"] for cell in grid} == {3.0}
+    assert {cell.coordinates["model"] for cell in grid} == set(MODELS)
+    for cell in grid:
+        assert cell.steps["application"].config.peak_lr == pytest.approx(9e-3)
+    (told,) = {cell.coordinates["L"] for cell in later if cell.coordinates["trial"]}
+    assert told == recipes.recipe_for("demo", own_vectors).ctr_length
+    assert len({step.id for step in in_order(funnel.cells("demo", own_vectors, Known()))}) == 6
 
 
 def test_the_usual_history_is_events_by_users(smoke_world: Dataset) -> None:

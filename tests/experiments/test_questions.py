@@ -504,3 +504,50 @@ def test_interrupted_by_hand_it_says_so_and_goes_on_later(
     done = moon("run", *asked, "--workers", 1, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert results(tmp_path / "runs", "longer").equals(results(told["runs"], "longer"))
+
+
+TRIED = '''"""Does a CTR model on IDs gain by training longer, at its best learning rate? Refuted if not."""
+
+from experiments import steps
+from experiments.question import Reading
+from experiments.recipes import recipe_for
+from experiments.tuning import ASSUMED, settle, try_rates
+from sweeps import Cell
+
+
+def cells(preset, data, known=ASSUMED):
+    recipe = recipe_for(preset, data)
+
+    def run(lr, seed=0):
+        return {"application": steps.application(data, recipe, length=4, seed=seed, embedded=None, modules=("din",), lr=lr)}
+
+    trial = try_rates("DIN", "valid_log_loss", (1 / 3, 1.0), run, known)
+    grid = [] if trial.best is None else [Cell({"seed": s, "trial": "", "lr": trial.best}, run(trial.best, s)) for s in (0, 1)]
+    return trial.cells(seed=0) + grid
+
+
+def read(results):
+    rows, tried, said, weak = settle(results)
+    return Reading([f"{rows.height} seeds at x{rows['lr'][0]:.3g}."], notes=said, weak=weak, tables={"tried": tried})
+'''
+
+
+def test_what_waits_for_a_learning_rate_runs_when_it_is_chosen(
+    moon: Callable[..., subprocess.CompletedProcess[str]], smoke_world: Dataset, tmp_path: Path
+) -> None:
+    (tmp_path / "tried.py").write_text(TRIED)
+    options = ("--preset", "smoke", "--data", smoke_world.folder, "--workers", "1")
+    planned = moon("run", "tried.py", *options, "--launcher", "none", cwd=tmp_path)
+    assert planned.returncode == 0, planned.stderr
+    assert "some cells wait for learning rates to be chosen" in planned.stdout + planned.stderr
+    done = moon("run", "tried.py", *options, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "learning rates are chosen" in done.stdout + done.stderr
+    table = pl.read_parquet(tmp_path / "runs" / "tried" / "results.parquet")
+    trials, grid = table.filter(pl.col("trial") == "DIN"), table.filter(pl.col("trial") == "")
+    best = trials.sort("valid_log_loss")["lr"][0]
+    assert grid["lr"].to_list() == [best, best]
+    assert grid["status"].to_list() == ["done", "done"]
+    again = moon("run", "tried.py", *options, cwd=tmp_path)
+    assert again.returncode == 0
+    assert "learning rates are chosen" not in again.stdout + again.stderr

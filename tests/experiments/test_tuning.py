@@ -5,7 +5,8 @@ import math
 import polars as pl
 import pytest
 
-from experiments.tuning import choose_rates, tune, vertex
+from experiments.tuning import FARTHEST, Known, Trial, bests, choose_rates, settle, try_rates, tune, vertex
+from sweeps import Step
 
 
 def results(valid: dict[tuple[int, float], tuple[float, ...]]) -> pl.DataFrame:
@@ -64,3 +65,90 @@ def test_a_parabola_in_the_log_of_the_rate_finds_its_least(optimum: float) -> No
 def test_a_rate_between_is_told() -> None:
     _, said, _ = choose_rates(results({(10, 0.3): (3.0,), (10, 1.0): (2.0,), (10, 3.0): (2.5,)}), "budget", "image")
     assert "a parabola in the log of the rate has its least at x1.2" in said[0]
+
+
+VALID = "valid_log_loss"
+AXIS = (1 / 3, 1.0, 3.0)
+
+
+def run_at(lr: float) -> dict[str, Step]:
+    return {"application": Step("moon_jax.stages.application:application", 1, {"lr": lr})}
+
+
+def knowing(losses: dict[float, float | str]) -> Known:
+    """Losses by rate; a word is a status. Rates that are not named have not finished."""
+
+    def result_of(step: Step) -> dict[str, object] | None:
+        value = next((value for lr, value in losses.items() if step.config["lr"] == pytest.approx(lr)), None)
+        if value is None:
+            return None
+        return {"status": value} if isinstance(value, str) else {"status": "done", VALID: value}
+
+    return Known(result_of)
+
+
+def tried(known: Known, axis: tuple[float, ...] = AXIS) -> Trial:
+    return try_rates("DIN", VALID, axis, run_at, known)
+
+
+def test_a_trial_waits_for_all_its_rates() -> None:
+    for known in (Known(), knowing({1 / 3: 0.5, 1.0: 0.4})):
+        trial = tried(known)
+        assert trial.best is None
+        assert list(trial.runs) == list(AXIS)
+    assert bests({"DIN": tried(Known())}) == {}
+
+
+def test_a_bracketed_best_is_chosen() -> None:
+    trial = tried(knowing({1 / 3: 0.5, 1.0: 0.4, 3.0: 0.6}))
+    assert trial.best == 1.0
+    assert list(trial.runs) == list(AXIS)
+
+
+def test_a_best_at_an_end_widens_the_trial_until_it_is_bracketed() -> None:
+    waiting = tried(knowing({1 / 3: 0.5, 1.0: 0.4, 3.0: 0.3}))
+    assert waiting.best is None
+    assert list(waiting.runs) == pytest.approx([1 / 3, 1, 3, 9])
+    assert tried(knowing({1 / 3: 0.5, 1.0: 0.4, 3.0: 0.3, 9.0: 0.35})).best == 3.0
+    below = tried(knowing({1 / 9: 0.3, 1 / 3: 0.2, 1.0: 0.4, 3.0: 0.5}))
+    assert below.best == pytest.approx(1 / 3)
+
+
+@pytest.mark.parametrize("sign", [1.0, -1.0])
+def test_a_search_without_end_ends(sign: float) -> None:
+    rates = [3.0**k for k in range(-6, 7)]
+    trial = tried(knowing({lr: sign * math.log(lr) for lr in rates}))
+    assert trial.best == pytest.approx(FARTHEST**-sign)
+    assert len(trial.runs) == 5
+
+
+def test_a_rate_that_diverges_is_worst_and_no_choice_on_valid_leaves_the_recipes_own() -> None:
+    assert tried(knowing({1 / 3: 0.5, 1.0: 0.4, 3.0: "diverged"})).best == 1.0
+    assert tried(knowing(dict.fromkeys(AXIS, "done"))).best == 1.0
+
+
+def test_one_rate_leaves_nothing_to_try_and_a_plan_assumes_the_recipes_own() -> None:
+    alone = tried(Known(), (1.0,))
+    assert (alone.best, alone.cells(seed=0)) == (1.0, [])
+    assert tried(Known(assume=True)).best == 1.0
+
+
+def test_trials_are_told_and_taken_out_of_the_rows() -> None:
+    cells = tried(knowing({1 / 3: 0.5, 1.0: 0.4, 3.0: 0.6})).cells(seed=0, L=64)
+    rows = [{**cell.coordinates, VALID: loss} for cell, loss in zip(cells, (0.5, 0.4, 0.6), strict=True)]
+    rows += [{"trial": "CUBE", "by": VALID, "lr": lr, "seed": 0, "L": 64, VALID: 1 / lr} for lr in AXIS]
+    rows += [{"trial": "", "lr": 1.0, "seed": 1, "L": 64, VALID: 0.1}]
+    rest, table, said, weak = settle(pl.DataFrame(rows, infer_schema_length=None))
+    assert rest["seed"].to_list() == [1]
+    assert table.filter("chosen").select("trial", "rate").rows() == [("DIN", 1.0), ("CUBE", 3.0)]
+    assert "DIN x1, CUBE x3" in said[0]
+    assert weak == ["learning rate of CUBE: the best lies at an end of what was tried"]
+
+
+def test_without_trials_the_one_rate_is_a_weak_point() -> None:
+    for table in (pl.DataFrame({"seed": [0]}), pl.DataFrame({"seed": [0], "trial": [""]})):
+        rows, tried_rates, said, weak = settle(table)
+        assert rows.height == 1
+        assert tried_rates.is_empty()
+        assert said == []
+        assert "one learning rate for everything" in weak[0]

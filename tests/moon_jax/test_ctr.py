@@ -329,6 +329,21 @@ def test_metrics_are_those_of_the_predictions(runs: dict, files: dict[str, Path]
     assert (result["test_impressions"], result["examples"]) == (test.height, 16_128)  # whole batches of 256
 
 
+def test_what_is_chosen_by_is_measured_on_valid_alone(
+    runs: dict, files: dict[str, Path], representations: Path, tmp_path: Path
+) -> None:
+    swapped = pl.col("split").replace({"test": "valid", "valid": "test"})
+    pl.read_parquet(files["impressions"]).with_columns(swapped).write_parquet(tmp_path / "impressions.parquet")
+    given = files | {"impressions": tmp_path / "impressions.parquet"}
+    config = replace(CONFIG, modules=MODULES["moon"])
+    theirs = application(config, files=given, inputs={"embed": representations}, folder=tmp_path, report=silent)
+    ours, _ = runs["moon"]
+    for metric in ("log_loss", "gauc"):
+        assert ours[f"valid_{metric}"] == pytest.approx(theirs[metric], abs=1e-9)
+        assert theirs[f"valid_{metric}"] == pytest.approx(ours[metric], abs=1e-9)
+    assert ours["valid_log_loss"] != ours["log_loss"]
+
+
 def test_representations_that_hold_the_cause_beat_ids_and_chance_but_not_bayes(runs: dict, tmp_path: Path) -> None:
     (ours, folder), (ids, baseline) = runs["moon"], runs["ids"]
     assert ours["gauc"] > 0.6
