@@ -6,6 +6,7 @@ tokens as the budget pays for, negatives counted. Refuted if the largest budget,
 intervals more often than stated, or if size does not matter within what seeds scatter.
 """
 
+import functools
 import math
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
@@ -16,13 +17,13 @@ from experiments import steps
 from experiments.question import QuestionError, Reading
 from experiments.reading import number, primary_search, throughput_sentence
 from experiments.recipes import Recipe, measured_search, recipe_for
-from experiments.tuning import choose_rates, tune
+from experiments.tuning import ASSUMED, Known, choose_rates, tune
 from moon_jax.data.augment import draw_views, show
 from moon_jax.data.forms import Form
 from moon_jax.data.loading import words_of
 from moon_jax.flops import count_flops
 from moon_jax.models.encoder import EncoderConfig
-from sweeps import Cell
+from sweeps import Cell, Step
 
 if TYPE_CHECKING:
     import polars as pl
@@ -32,23 +33,37 @@ if TYPE_CHECKING:
 AXES = ("active_params", "tokens")
 
 
-def cells(preset: str, data: "Dataset") -> list[Cell]:
+def cells(preset: str, data: "Dataset", known: Known = ASSUMED) -> list[Cell]:
     """size x compute x seed x lr (an axis); tokens follow from size and compute."""
     data.path("pairs")
     recipe, search = recipe_for(preset, data), measured_search(data)
     out = []
-    tuned = recipe.tuned(recipe.compute)
     for size in recipe.compute_sizes:
         sized = replace(recipe, size=size)
         price = pair_price(steps.encoder(sized), search, recipe)
         told = {"encoder_share": price.encoder / price.flops, "loss_share": price.loss / price.flops}
-        for compute, seed, lr in tune(recipe.compute, seeds=recipe.seeds, axis=recipe.short_lr_axis, at=tuned):
-            tokens = round(compute / price.flops * price.tokens)
-            run = steps.posttrain(data, sized, forms=(search,), tokens=tokens, seed=seed, lr=lr)
-            named = {"posttrain": run, "embed": steps.embed(data, sized, run, (search,), search.item)}
-            coordinates = {"size": size, "compute": compute, "seed": seed, "lr": lr, "run": run.name}
+        grid = tune(
+            recipe.compute,
+            seeds=recipe.seeds,
+            axis=recipe.short_lr_axis,
+            at=recipe.tuned(recipe.compute),
+            run=functools.partial(_trained, data, sized, search, price.tokens / price.flops),
+            by=f"valid_{search.search}_entropy",
+            known=known,
+            farthest=recipe.farthest,
+        )
+        for compute, seed, lr, named in grid:
+            coordinates = {"size": size, "compute": compute, "seed": seed, "lr": lr, "run": named["posttrain"].name}
             out.append(Cell({**coordinates, "batch": recipe.batch, **told}, named))
     return out
+
+
+def _trained(
+    data: "Dataset", recipe: Recipe, search: Form, tokens_per_flop: float, compute: float, seed: int, lr: float
+) -> dict[str, Step]:
+    tokens = round(compute * tokens_per_flop)
+    run = steps.posttrain(data, recipe, forms=(search,), tokens=tokens, seed=seed, lr=lr)
+    return {"posttrain": run, "embed": steps.embed(data, recipe, run, (search,), search.item)}
 
 
 @dataclass(frozen=True)

@@ -25,7 +25,7 @@ from experiments.reading import (
     throughput_sentence,
 )
 from experiments.recipes import Recipe, measured_search, recipe_for
-from experiments.tuning import choose_rates, tune
+from experiments.tuning import ASSUMED, Known, choose_rates, tune
 from moon_jax.data.forms import Form
 from moon_jax.data.processing import HardNegatives
 from sweeps import Cell, Step
@@ -38,20 +38,32 @@ if TYPE_CHECKING:
     from moon_jax.data.contract import Dataset
 
 
-def cells(preset: str, data: "Dataset") -> list[Cell]:
+def cells(preset: str, data: "Dataset", known: Known = ASSUMED) -> list[Cell]:
     """candidates x seed x lr (an axis); tokens, batch and steps stay."""
     data.path("pairs")
     recipe, search = recipe_for(preset, data), measured_search(data)
-    out, whole = [], {}
-    tuned = recipe.tuned(recipe.negatives)
-    for count, seed, lr in tune(recipe.negatives, seeds=recipe.seeds, axis=recipe.short_lr_axis, at=tuned):
+
+    def trained(count: int, seed: int, lr: float) -> dict[str, Step]:
         run = steps.posttrain(
             data, recipe, forms=(search,), tokens=recipe.negatives_tokens, seed=seed, lr=lr, num_negatives=count
         )
-        named = _measured(data, recipe, run, search)
+        return _measured(data, recipe, run, search)
+
+    grid = tune(
+        recipe.negatives,
+        seeds=recipe.seeds,
+        axis=recipe.short_lr_axis,
+        at=recipe.tuned(recipe.negatives),
+        run=trained,
+        by=f"valid_{search.search}_entropy",
+        known=known,
+        farthest=recipe.farthest,
+    )
+    out, whole = [], {}
+    for count, seed, lr, named in grid:
         if count == recipe.negatives[-1] and lr == 1.0:
             whole[seed] = named["embed"]
-        out.append(Cell(_at("batch", count, seed, lr, run), named))
+        out.append(Cell(_at("batch", count, seed, lr, named["posttrain"]), named))
     return out + _beside(data, recipe, search, whole)
 
 

@@ -5,7 +5,7 @@ import io
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
-from experiments.tuning import Point
+from experiments.tuning import FARTHEST, Point
 from moon_jax.data.contract import DataError, Dataset
 from moon_jax.data.forms import SEARCHES, Form, parse_form
 
@@ -47,6 +47,7 @@ class Recipe:
         rich_length: tokens of an item's rich text (category and attributes); 0 where a question shows none.
         trial_axis: multipliers of the learning rate that a system, an encoder or a CTR model is tried at before it is
             compared with others (`tuning.try_rates`); one alone leaves nothing to try.
+        farthest: multiplier up to which a grid's axis is widened, where its best lies at an end.
         ablation_tokens: post-training tokens of each ablated system, both stages together; forms: how many of the paper's
             nine forms the first stage mixes: each is a program of its own, and to compile nine takes longer than dozens of steps.
         resample: how images are resized. adopted: the step that adopts open weights, where training begins from
@@ -75,6 +76,7 @@ class Recipe:
     short_lr_axis: tuple[float, ...] = (1 / 3, 1.0, 3.0)
     lr_everywhere: bool = True
     trial_axis: tuple[float, ...] = (1 / 3, 1.0, 3.0)
+    farthest: float = FARTHEST
     own_weight: float = 0.0
     augment_items: bool = False
     dtype: str = "float32"
@@ -172,6 +174,7 @@ _SMOKE = {
     "lr_axis": (1 / 3, 1.0, 3.0),
     "lr_everywhere": False,
     "trial_axis": (1.0,),
+    "farthest": 3.0,
 }
 _GPU = {
     "size": "small",

@@ -22,8 +22,8 @@ from experiments.reading import (
     throughput_sentence,
 )
 from experiments.recipes import measured_search, recipe_for
-from experiments.tuning import choose_rates, tune
-from sweeps import Cell
+from experiments.tuning import ASSUMED, Known, choose_rates, tune
+from sweeps import Cell, Step
 
 if TYPE_CHECKING:
     import polars as pl
@@ -31,23 +31,36 @@ if TYPE_CHECKING:
     from moon_jax.data.contract import Dataset
 
 
-def cells(preset: str, data: "Dataset", trunk: bool = False) -> list[Cell]:
+def cells(preset: str, data: "Dataset", trunk: bool = False, known: Known = ASSUMED) -> list[Cell]:
     """budget x seed x lr (an axis), and the untrained encoder.
 
     trunk: budgets of one seed and rate branch off one trunk; they are one run, for they share what they have seen.
     """
     data.path("pairs")
     recipe, search = recipe_for(preset, data), measured_search(data)
-    budgets = (0, *recipe.budgets)
-    out = []
-    for budget, seed, lr in tune(budgets, seeds=recipe.seeds, axis=recipe.lr_axis, at=recipe.tuned(recipe.budgets)):
-        branches = recipe.budgets if trunk else ()
+    branches = recipe.budgets if trunk else ()
+
+    def trained(budget: int, seed: int, lr: float) -> dict[str, Step]:
         run = steps.posttrain(data, recipe, forms=(search,), tokens=budget, seed=seed, lr=lr, branches=branches)
-        embedded = steps.embed(data, recipe, run, (search,), search.item)
+        return {"posttrain": run, "embed": steps.embed(data, recipe, run, (search,), search.item)}
+
+    grid = tune(
+        (0, *recipe.budgets),
+        seeds=recipe.seeds,
+        axis=recipe.lr_axis,
+        at=recipe.tuned(recipe.budgets),
+        run=trained,
+        by=f"valid_{search.search}_entropy",
+        known=known,
+        farthest=recipe.farthest,
+    )
+    out = []
+    for budget, seed, lr, named in grid:
+        run = named["posttrain"]
         coordinates = {"budget": budget, "seed": seed, "lr": lr, "run": run.needs.get("trunk", run).name}
-        named = {"posttrain": run, "embed": embedded}
         if search.search == "image":
-            named |= {"floors": steps.floors(data, recipe), "clearance": steps.clearance(data, recipe, embedded)}
+            floors, clearance = steps.floors(data, recipe), steps.clearance(data, recipe, named["embed"])
+            named |= {"floors": floors, "clearance": clearance}
         out.append(Cell(coordinates, named))
     return out
 

@@ -1,12 +1,12 @@
 """Learning rates: an axis of grids that laws are fitted to, and a trial before what is compared with others.
 
-A grid runs every point along the axis and fits the best (`tune`, `choose_rates`). Where systems are compared each is tried
-at several rates by one seed first, and runs at its best by all (`try_rates`, `settle`): cells then depend on what
-is known, and `moon run` asks a question again until it asks for nothing more.
+A grid runs every point along the axis, widened where the best lies at its end, and fits the best (`tune`, `choose_rates`).
+Where systems are compared each is tried at several rates by one seed first, and runs at its best by all (`try_rates`,
+`settle`): cells then depend on what is known, and `moon run` asks a question again until it asks for nothing more.
 """
 
 import math
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from inspect import signature
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -72,17 +72,35 @@ def try_rates(
         return Trial(name, by, {}, axis[0])
     runs = {lr: run(lr) for lr in sorted(axis)}
     while True:
-        found = {lr: _measured(named, by, known) for lr, named in runs.items()}
-        losses = {lr: loss for lr, loss in found.items() if loss is not None}
-        if len(losses) < len(runs):
+        losses = _losses({lr: [named] for lr, named in runs.items()}, by, known)
+        if losses is None:
             return Trial(name, by, runs, 1.0 if known.assume else None)
         if any(math.isnan(loss) for loss in losses.values()):
             return Trial(name, by, runs, 1.0)
-        best = min(losses, key=lambda lr: losses[lr])
-        wider = {min(runs): best / WIDER, max(runs): best * WIDER}.get(best)
-        if wider is None or not 1 / FARTHEST <= wider * 1.001 <= FARTHEST * 1.002:
-            return Trial(name, by, runs, best)
-        runs = dict(sorted({**runs, wider: run(wider)}.items()))
+        if (rate := wider(losses, FARTHEST)) is None:
+            return Trial(name, by, runs, min(losses, key=lambda lr: losses[lr]))
+        runs = dict(sorted({**runs, rate: run(rate)}.items()))
+
+
+def wider(losses: Mapping[float, float], farthest: float) -> float | None:
+    """The rate to be tried besides, for the best lies at an end; None where it is bracketed or the search has gone far."""
+    best = min(losses, key=lambda lr: losses[lr])
+    rate = {min(losses): best / WIDER, max(losses): best * WIDER}.get(best)
+    if rate is None or max(rate, 1 / rate) > farthest * 1.001:
+        return None
+    return rate
+
+
+def _losses(runs: Mapping[float, Sequence[Mapping[str, Step]]], by: str, known: Known) -> dict[float, float] | None:
+    """The metric by rate, mean over the runs at it; None where one has not finished, nan where it has no such metric."""
+    out = {}
+    for lr, all_named in runs.items():
+        found = [_measured(named, by, known) for named in all_named]
+        losses = [loss for loss in found if loss is not None]
+        if len(losses) < len(found):
+            return None
+        out[lr] = sum(losses) / len(losses)
+    return out
 
 
 def asked(cells: Callable[..., list[Cell]], preset: str, data: Any, known: Known, **options: Any) -> list[Cell]:
@@ -137,15 +155,35 @@ def settle(results: "pl.DataFrame") -> tuple["pl.DataFrame", "pl.DataFrame", lis
 
 
 def tune(
-    points: Iterable[Point], *, seeds: Iterable[int], axis: Iterable[float], at: Collection[Point]
-) -> list[tuple[Point, int, float]]:
-    """The points of a grid as (point, seed, multiplier of the recipe's rate), sorted: all at 1, those of `at` along the axis.
+    points: Iterable[Point],
+    *,
+    seeds: Iterable[int],
+    axis: Iterable[float],
+    at: Collection[Point],
+    run: Callable[[Point, int, float], dict[str, Step]],
+    by: str,
+    known: Known,
+    farthest: float,
+) -> list[tuple[Point, int, float, dict[str, Step]]]:
+    """The points of a grid as (point, seed, multiplier of the recipe's rate, what `run` makes of them), sorted.
 
-    A slope over untuned runs is void: the axis belongs at both ends of a grid at least. `choose_rates` reads it.
+    All are there at 1, those of `at` along the axis, which is widened where its best (`by`, mean over seeds) is known to lie at
+    an end, up to `farthest`. A slope over untuned runs is void: the axis belongs at both ends of a grid at least.
+    `choose_rates` reads it.
     """
     seeds, axis = tuple(seeds), tuple(axis)
-    multipliers = {point: sorted({1.0, *axis}) if point in at else [1.0] for point in points}
-    return sorted((point, seed, lr) for point, rates in multipliers.items() for lr in rates for seed in seeds)
+    out = []
+    for point in points:
+        made = {lr: [run(point, seed, lr) for seed in seeds] for lr in ({1.0, *axis} if point in at else {1.0})}
+        while len(made) > 1:
+            losses = _losses(made, by, known)
+            if losses is None or any(math.isnan(loss) for loss in losses.values()):
+                break
+            if (rate := wider(losses, farthest)) is None:
+                break
+            made[rate] = [run(point, seed, rate) for seed in seeds]
+        out += [(point, seed, lr, made[lr][at_seed]) for lr in sorted(made) for at_seed, seed in enumerate(seeds)]
+    return sorted(out, key=lambda entry: entry[:3])
 
 
 def choose_rates(results: "pl.DataFrame", axis: str, search: str) -> tuple["pl.DataFrame", list[str], list[str]]:

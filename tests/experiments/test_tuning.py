@@ -8,6 +8,9 @@ import pytest
 from experiments.tuning import FARTHEST, Known, Trial, bests, choose_rates, settle, try_rates, tune, vertex
 from sweeps import Step
 
+VALID = "valid_log_loss"
+AXIS = (1 / 3, 1.0, 3.0)
+
 
 def results(valid: dict[tuple[int, float], tuple[float, ...]]) -> pl.DataFrame:
     """valid: (budget, lr) -> valid entropy of seeds 0, 1, ...; on test it is the other way round."""
@@ -49,10 +52,32 @@ def test_points_without_the_recipes_own_rate_wait(lr: float) -> None:
 
 
 def test_a_grid_has_the_axis_where_it_is_asked_for() -> None:
-    points = tune((0, 10, 20), seeds=(0, 1), axis=(1 / 3, 1.0, 3.0), at=(10,))
+    points = [entry[:3] for entry in grid(Known())]
     assert points == sorted(points)
     assert {(p, lr) for p, _, lr in points} == {(0, 1.0), (10, 1 / 3), (10, 1.0), (10, 3.0), (20, 1.0)}
     assert len(points) == len(set(points)) == 10
+
+
+def grid(known: Known, farthest: float = FARTHEST) -> list:
+    """Budgets 0, 10, 20 by two seeds, the axis at 10."""
+
+    def run(budget: int, seed: int, lr: float) -> dict[str, Step]:
+        return {"embed": Step("moon_jax.stages.embed:embed", 1, {"budget": budget, "seed": seed, "lr": lr})}
+
+    named = {"run": run, "by": "valid_image_entropy", "known": known, "farthest": farthest}
+    return tune((0, 10, 20), seeds=(0, 1), axis=AXIS, at=(10,), **named)
+
+
+def test_an_axis_is_widened_where_its_best_lies_at_an_end() -> None:
+    def result_of(step: Step) -> dict[str, object]:
+        lr, seed = step.config["lr"], step.config["seed"]
+        away = abs(math.log(lr / 12)) + (0.1 if seed else -0.1)  # x9 is nearest in the mean over seeds
+        return {"status": "done", "valid_image_entropy": away}
+
+    rates = {lr for budget, _, lr, _ in grid(Known(result_of)) if budget == 10}
+    assert rates == {1 / 3, 1.0, 3.0, 9.0, 27.0}
+    assert {lr for budget, _, lr, _ in grid(Known(result_of), 3.0) if budget == 10} == {1 / 3, 1.0, 3.0}
+    assert {lr for budget, _, lr, _ in grid(Known(result_of)) if budget != 10} == {1.0}
 
 
 @pytest.mark.parametrize("optimum", [0.7, 1.0, 1.5])
@@ -65,10 +90,6 @@ def test_a_parabola_in_the_log_of_the_rate_finds_its_least(optimum: float) -> No
 def test_a_rate_between_is_told() -> None:
     _, said, _ = choose_rates(results({(10, 0.3): (3.0,), (10, 1.0): (2.0,), (10, 3.0): (2.5,)}), "budget", "image")
     assert "a parabola in the log of the rate has its least at x1.2" in said[0]
-
-
-VALID = "valid_log_loss"
-AXIS = (1 / 3, 1.0, 3.0)
 
 
 def run_at(lr: float) -> dict[str, Step]:
