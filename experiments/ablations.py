@@ -66,7 +66,7 @@ def cells(preset: str, data: "Dataset", known: Known = ASSUMED) -> list[Cell]:
         return {"posttrain": run, "embed": steps.embed(data, recipe, run, (search,), search.item, nested(recipe))}
 
     by = f"valid_{search.search}_entropy"
-    trials = {name: try_rates(name, by, recipe.trial_axis, functools.partial(trained, name), known) for name in SYSTEMS}
+    trials = {name: try_rates(name, by, recipe.lr_axis, functools.partial(trained, name), known) for name in SYSTEMS}
     rates = bests(trials)
     out = []
     for name, (_, opponent) in SYSTEMS.items():

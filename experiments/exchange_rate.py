@@ -104,7 +104,7 @@ def encoder_trials(data: "Dataset", recipe: Recipe, known: Known) -> dict[str, T
         kind: try_rates(
             f"encoder, {kind}",
             f"valid_{forms[0].search}_entropy",
-            recipe.trial_axis,
+            recipe.lr_axis,
             functools.partial(encoded_with, data, recipe, kind, budget, seed),
             known,
         )
@@ -126,7 +126,7 @@ def reader_trial(
         ctr = steps.application(data, recipe, length=length, seed=seed, embedded=of, modules=modules, lr=lr)
         return {"application": ctr}
 
-    return try_rates(f"CTR model, {' + '.join(modules)}", "valid_log_loss", recipe.trial_axis, run, known)
+    return try_rates(f"CTR model, {' + '.join(modules)}", "valid_log_loss", recipe.lr_axis, run, known)
 
 
 def kinds_of(data: "Dataset") -> dict[str, tuple[Form, ...]]:

@@ -72,7 +72,7 @@ def cells(preset: str, data: "Dataset", known: Known = ASSUMED) -> list[Cell]:
 
     by = f"valid_{search.search}_entropy"
     systems = {
-        system: try_rates(name, by, recipe.trial_axis, functools.partial(trained, system), known)
+        system: try_rates(name, by, recipe.lr_axis, functools.partial(trained, system), known)
         for name, (system, _) in reversed(VERSIONS.items())
     }
     last = trained(WHOLE, 1.0)["embed"]

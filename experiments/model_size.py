@@ -34,7 +34,7 @@ AXES = ("active_params", "tokens")
 
 
 def cells(preset: str, data: "Dataset", known: Known = ASSUMED) -> list[Cell]:
-    """size x compute x seed x lr (an axis); tokens follow from size and compute."""
+    """size x compute x seed, the first seed along the lr axis; tokens follow from size and compute."""
     data.path("pairs")
     recipe, search = recipe_for(preset, data), measured_search(data)
     out = []
@@ -42,15 +42,13 @@ def cells(preset: str, data: "Dataset", known: Known = ASSUMED) -> list[Cell]:
         sized = replace(recipe, size=size)
         price = pair_price(steps.encoder(sized), search, recipe)
         told = {"encoder_share": price.encoder / price.flops, "loss_share": price.loss / price.flops}
-        grid = tune(
+        grid, _ = tune(
             recipe.compute,
             seeds=recipe.seeds,
-            axis=recipe.short_lr_axis,
-            at=recipe.tuned(recipe.compute),
+            axis=recipe.lr_axis,
             run=functools.partial(_trained, data, sized, search, price.tokens / price.flops),
             by=f"valid_{search.search}_entropy",
             known=known,
-            farthest=recipe.farthest,
         )
         for compute, seed, lr, named in grid:
             coordinates = {"size": size, "compute": compute, "seed": seed, "lr": lr, "run": named["posttrain"].name}

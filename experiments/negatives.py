@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 
 
 def cells(preset: str, data: "Dataset", known: Known = ASSUMED) -> list[Cell]:
-    """candidates x seed x lr (an axis); tokens, batch and steps stay."""
+    """candidates x seed, the first seed along the lr axis; tokens, batch and steps stay."""
     data.path("pairs")
     recipe, search = recipe_for(preset, data), measured_search(data)
 
@@ -49,26 +49,18 @@ def cells(preset: str, data: "Dataset", known: Known = ASSUMED) -> list[Cell]:
         )
         return _measured(data, recipe, run, search)
 
-    grid = tune(
-        recipe.negatives,
-        seeds=recipe.seeds,
-        axis=recipe.short_lr_axis,
-        at=recipe.tuned(recipe.negatives),
-        run=trained,
-        by=f"valid_{search.search}_entropy",
-        known=known,
-        farthest=recipe.farthest,
-    )
-    out, whole = [], {}
-    for count, seed, lr, named in grid:
-        if count == recipe.negatives[-1] and lr == 1.0:
-            whole[seed] = named["embed"]
-        out.append(Cell(_at("batch", count, seed, lr, named["posttrain"]), named))
-    return out + _beside(data, recipe, search, whole)
+    by = f"valid_{search.search}_entropy"
+    grid, rates = tune(recipe.negatives, seeds=recipe.seeds, axis=recipe.lr_axis, run=trained, by=by, known=known)
+    out = [Cell(_at("batch", count, seed, lr, named["posttrain"]), named) for count, seed, lr, named in grid]
+    if (best := rates.get(recipe.negatives[-1])) is None:
+        return out
+    whole = {seed: trained(recipe.negatives[-1], seed, best)["embed"] for seed in recipe.seeds}
+    return out + _beside(data, recipe, search, whole, best)
 
 
-def _beside(data: "Dataset", recipe: Recipe, search: Form, whole: dict[int, Step]) -> list[Cell]:
-    """source x size x seed beside the whole batch, paired with it (image search); one source is varied at a time."""
+def _beside(data: "Dataset", recipe: Recipe, search: Form, whole: dict[int, Step], lr: float) -> list[Cell]:
+    """source x size x seed beside the whole batch, paired with it (image search), at its learning rate; one source is varied
+    at a time."""
     sizes = [recipe.batch * times for times in recipe.queues]
     plan: list[tuple[str, int, Step | None]] = [("queue", size, None) for size in sizes]
     plan += [("queue, own past", size, None) for size in sizes[:1]]
@@ -87,6 +79,7 @@ def _beside(data: "Dataset", recipe: Recipe, search: Form, whole: dict[int, Step
                 forms=(search,),
                 tokens=recipe.negatives_tokens,
                 seed=seed,
+                lr=lr,
                 num_negatives=recipe.negatives[-1],
                 processed=processed,
                 **changes,
@@ -94,7 +87,7 @@ def _beside(data: "Dataset", recipe: Recipe, search: Form, whole: dict[int, Step
             named = _measured(data, recipe, run, search)
             if search.search == "image":
                 named["contrast"] = steps.contrast(named["embed"], whole[seed])
-            out.append(Cell(_at(source, size, seed, 1.0, run), named))
+            out.append(Cell(_at(source, size, seed, lr, run), named))
     return out
 
 
@@ -145,10 +138,9 @@ def read(results: "pl.DataFrame") -> Reading:
         for row in gains.iter_rows(named=True)
     ]
     if gains.height:
-        reading.weak.append("queue and hard negatives are compared with the whole batch at the recipe's rate, untuned")
+        reading.weak.append("queue and hard negatives have the learning rate that is best for the whole batch alone")
         reading.tables["other sources, beside the whole batch"] = gains
-    # At the recipe's rate all of them: the others have no axis of rates.
-    alike = results.filter(pl.col("lr") == 1.0)
+    alike = pl.concat([runs, results.filter(pl.col("source") != "batch")], how="diagonal")
     alike = alike.with_columns(pl.col("realised_negatives").mean().over("source", "negatives"))
     reading.figures["sources"] = line_figure(
         alike,

@@ -5,7 +5,6 @@ import io
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
-from experiments.tuning import FARTHEST, Point
 from moon_jax.data.contract import DataError, Dataset
 from moon_jax.data.forms import SEARCHES, Form, parse_form
 
@@ -30,24 +29,21 @@ class Recipe:
         height, width: of images, in pixels; vocabulary, text_length: of the tokenizer, and tokens of a text.
         batch, lr: pairs a step, and the learning rate that the `lr` axis multiplies.
         budgets: training tokens of the token question; the largest is held out of its fits.
-        seeds: replicates; lr_axis: multipliers run at every point of a grid, or at its smallest and its largest alone (not
-            lr_everywhere: cheaper, but then the rate moves with the axis); the best on valid is fitted.
+        seeds: replicates; lr_axis: multipliers of the rate that the first seed tries at every point of a grid and for every
+            system that is compared, widened where the best lies at an end; one alone leaves nothing to try.
         negatives, negatives_tokens: candidates a query, and the token budget they share; queues: lengths of a queue
             beside the whole batch, in batches; hard: hard negatives of a query.
         lengths, examples: history lengths of the CTR question, and impressions that a CTR run trains on.
-        version_budgets: token budgets of the exchange rate's versions; ctr_length: history length of its CTR model.
+        version_budgets: token budgets of the exchange rate's versions; ctr_length: history length of its CTR model, ctr_lr:
+            learning rate of CTR models, which the `lr` axis multiplies, too.
         own_weight: share of batches that pair items with their own augmented photo, beside a search's weight of 1; where
             the first search shows a photo on both sides.
         augment_items: augment the photos of items, too, not only those of queries.
         sizes: rungs of the ladder question, smallest first, and the tokens of its runs.
-        compute_sizes, compute: of the compute questions: encoders (width x blocks), and FLOPs of a run, smallest first;
-            short_lr_axis: the `lr_axis` of these and of negatives.
+        compute_sizes, compute: of the compute questions: encoders (width x blocks), and FLOPs of a run, smallest first.
         pretrain_tokens: budgets of pretraining; others take the largest. questions: whether texts are tokenised for
             questions about products, which pretraining needs.
         rich_length: tokens of an item's rich text (category and attributes); 0 where a question shows none.
-        trial_axis: multipliers of the learning rate that a system, an encoder or a CTR model is tried at before it is
-            compared with others (`tuning.try_rates`); one alone leaves nothing to try.
-        farthest: multiplier up to which a grid's axis is widened, where its best lies at an end.
         ablation_tokens: post-training tokens of each ablated system, both stages together; forms: how many of the paper's
             nine forms the first stage mixes: each is a program of its own, and to compile nine takes longer than dozens of steps.
         resample: how images are resized. adopted: the step that adopts open weights, where training begins from
@@ -72,11 +68,8 @@ class Recipe:
     examples: int
     version_budgets: tuple[int, ...]
     ctr_length: int
+    ctr_lr: float = 1e-2
     lr_axis: tuple[float, ...] = (1 / 3, 1.0, 3.0)
-    short_lr_axis: tuple[float, ...] = (1 / 3, 1.0, 3.0)
-    lr_everywhere: bool = True
-    trial_axis: tuple[float, ...] = (1 / 3, 1.0, 3.0)
-    farthest: float = FARTHEST
     own_weight: float = 0.0
     augment_items: bool = False
     dtype: str = "float32"
@@ -96,10 +89,6 @@ class Recipe:
     rich_length: int = 0
     ablation_tokens: int = 120_000
     forms: int = 9
-
-    def tuned(self, points: tuple[Point, ...]) -> tuple[Point, ...]:
-        """The points of a grid that get the lr axis."""
-        return points if self.lr_everywhere else (points[0], points[-1])
 
 
 _RENDERED = Recipe(
@@ -141,13 +130,6 @@ _PHOTOS = replace(
     examples=80_000,
     lengths=(1, 4, 16, 64, 256),
     version_budgets=(30_000, 100_000, 300_000, 900_000),
-    lr_axis=(
-        1 / 9,
-        1 / 3,
-        1.0,
-        3.0,
-        9.0,
-    ),  # the best of three lay at an end, at the smallest budgets and at the largest
     own_weight=1.0,
 )
 _DEMO = {True: _RENDERED, False: _PHOTOS}
@@ -171,10 +153,7 @@ _SMOKE = {
     "examples": 1_500,
     "version_budgets": (1_500, 3_000, 6_000, 12_000),
     "ctr_length": 8,
-    "lr_axis": (1 / 3, 1.0, 3.0),
-    "lr_everywhere": False,
-    "trial_axis": (1.0,),
-    "farthest": 3.0,
+    "lr_axis": (1.0,),
 }
 _GPU = {
     "size": "small",
@@ -183,8 +162,6 @@ _GPU = {
     "batch": 1024,
     "dtype": "bfloat16",
     "lr": 1e-3,
-    "lr_axis": (1 / 3, 1.0, 3.0),
-    "lr_everywhere": False,
     "budgets": (1_000_000, 3_000_000, 10_000_000, 30_000_000, 100_000_000),
     "seeds": (0, 1, 2),
     "negatives": (1, 7, 31, 127, 511, 1023),

@@ -68,7 +68,7 @@ def cells(preset: str, data: "Dataset", known: Known = ASSUMED) -> list[Cell]:
         return steps.application(data, recipe, length=length, seed=seed, embedded=embedded, modules=modules, lr=lr)
 
     trials = {
-        name: try_rates(name, "valid_log_loss", recipe.trial_axis, functools.partial(_named, run, name), known)
+        name: try_rates(name, "valid_log_loss", recipe.lr_axis, functools.partial(_named, run, name), known)
         for name in MODELS
         if name in shown
     }

@@ -251,10 +251,10 @@ def application(
 ) -> Step:
     """A CTR run on the representations of an embed step, or on the dataset's own `embeddings.parquet` where none is given.
 
-    Where no module reads representations it runs on IDs alone. `lr` multiplies the usual rate.
+    Where no module reads representations it runs on IDs alone. `lr` multiplies the recipe's rate.
     `changes` are further fields of `ApplicationConfig`; with `features` of users their table is read, where there is one.
     """
-    given = {"examples": recipe.examples, "peak_lr": ApplicationConfig.peak_lr * lr} | changes
+    given = {"examples": recipe.examples, "peak_lr": recipe.ctr_lr * lr} | changes
     config = ApplicationConfig(length=length, modules=modules, batch=min(512, recipe.examples // 4), seed=seed, **given)
     names = ["items", "impressions", *(name for name in ("events", "truth") if dataset.has(name))]
     if "user" in config.features and dataset.has("users"):

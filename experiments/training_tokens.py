@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 
 def cells(preset: str, data: "Dataset", trunk: bool = False, known: Known = ASSUMED) -> list[Cell]:
-    """budget x seed x lr (an axis), and the untrained encoder.
+    """budget x seed, the first seed along the lr axis, and the untrained encoder.
 
     trunk: budgets of one seed and rate branch off one trunk; they are one run, for they share what they have seen.
     """
@@ -44,18 +44,11 @@ def cells(preset: str, data: "Dataset", trunk: bool = False, known: Known = ASSU
         run = steps.posttrain(data, recipe, forms=(search,), tokens=budget, seed=seed, lr=lr, branches=branches)
         return {"posttrain": run, "embed": steps.embed(data, recipe, run, (search,), search.item)}
 
-    grid = tune(
-        (0, *recipe.budgets),
-        seeds=recipe.seeds,
-        axis=recipe.lr_axis,
-        at=recipe.tuned(recipe.budgets),
-        run=trained,
-        by=f"valid_{search.search}_entropy",
-        known=known,
-        farthest=recipe.farthest,
-    )
+    by = f"valid_{search.search}_entropy"
+    grid, _ = tune(recipe.budgets, seeds=recipe.seeds, axis=recipe.lr_axis, run=trained, by=by, known=known)
+    untrained = [(0, seed, 1.0, trained(0, seed, 1.0)) for seed in recipe.seeds]
     out = []
-    for budget, seed, lr, named in grid:
+    for budget, seed, lr, named in untrained + grid:
         run = named["posttrain"]
         coordinates = {"budget": budget, "seed": seed, "lr": lr, "run": run.needs.get("trunk", run).name}
         if search.search == "image":

@@ -1,12 +1,13 @@
-"""Learning rates: an axis of grids that laws are fitted to, and a trial before what is compared with others.
+"""Learning rates: chosen on valid, before anything is fitted or compared.
 
-A grid runs every point along the axis, widened where the best lies at its end, and fits the best (`tune`, `choose_rates`).
-Where systems are compared each is tried at several rates by one seed first, and runs at its best by all (`try_rates`,
-`settle`): cells then depend on what is known, and `moon run` asks a question again until it asks for nothing more.
+Each point of a grid, and each system that is compared with others, is tried at several rates by one seed, and runs at the best
+by all (`try_rates`). `tune` and `choose_rates` are for grids that laws are fitted to, `settle` reads the trials of systems. Cells
+then depend on what is known, and `moon run` asks a question again until it asks for nothing more.
 """
 
+import functools
 import math
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from inspect import signature
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -52,7 +53,7 @@ class Trial:
 
     name: str
     by: str
-    runs: Mapping[float, Mapping[str, Step]]
+    runs: Mapping[float, dict[str, Step]]
     best: float | None
 
     def cells(self, **coordinates: Any) -> list[Cell]:
@@ -72,35 +73,24 @@ def try_rates(
         return Trial(name, by, {}, axis[0])
     runs = {lr: run(lr) for lr in sorted(axis)}
     while True:
-        losses = _losses({lr: [named] for lr, named in runs.items()}, by, known)
-        if losses is None:
+        found = {lr: _measured(named, by, known) for lr, named in runs.items()}
+        losses = {lr: loss for lr, loss in found.items() if loss is not None}
+        if len(losses) < len(runs):
             return Trial(name, by, runs, 1.0 if known.assume else None)
         if any(math.isnan(loss) for loss in losses.values()):
             return Trial(name, by, runs, 1.0)
-        if (rate := wider(losses, FARTHEST)) is None:
+        if (rate := wider(losses)) is None:
             return Trial(name, by, runs, min(losses, key=lambda lr: losses[lr]))
         runs = dict(sorted({**runs, rate: run(rate)}.items()))
 
 
-def wider(losses: Mapping[float, float], farthest: float) -> float | None:
+def wider(losses: Mapping[float, float]) -> float | None:
     """The rate to be tried besides, for the best lies at an end; None where it is bracketed or the search has gone far."""
     best = min(losses, key=lambda lr: losses[lr])
     rate = {min(losses): best / WIDER, max(losses): best * WIDER}.get(best)
-    if rate is None or max(rate, 1 / rate) > farthest * 1.001:
+    if rate is None or max(rate, 1 / rate) > FARTHEST * 1.001:
         return None
     return rate
-
-
-def _losses(runs: Mapping[float, Sequence[Mapping[str, Step]]], by: str, known: Known) -> dict[float, float] | None:
-    """The metric by rate, mean over the runs at it; None where one has not finished, nan where it has no such metric."""
-    out = {}
-    for lr, all_named in runs.items():
-        found = [_measured(named, by, known) for named in all_named]
-        losses = [loss for loss in found if loss is not None]
-        if len(losses) < len(found):
-            return None
-        out[lr] = sum(losses) / len(losses)
-    return out
 
 
 def asked(cells: Callable[..., list[Cell]], preset: str, data: Any, known: Known, **options: Any) -> list[Cell]:
@@ -157,37 +147,35 @@ def settle(results: "pl.DataFrame") -> tuple["pl.DataFrame", "pl.DataFrame", lis
 def tune(
     points: Iterable[Point],
     *,
-    seeds: Iterable[int],
-    axis: Iterable[float],
-    at: Collection[Point],
+    seeds: Sequence[int],
+    axis: tuple[float, ...],
     run: Callable[[Point, int, float], dict[str, Step]],
     by: str,
     known: Known,
-    farthest: float,
-) -> list[tuple[Point, int, float, dict[str, Step]]]:
-    """The points of a grid as (point, seed, multiplier of the recipe's rate, what `run` makes of them), sorted.
+) -> tuple[list[tuple[Point, int, float, dict[str, Step]]], dict[Point, float]]:
+    """The runs of a grid, each point by the first seed along the axis and by the others at the best of it.
 
-    All are there at 1, those of `at` along the axis, which is widened where its best (`by`, mean over seeds) is known to lie at
-    an end, up to `farthest`. A slope over untuned runs is void: the axis belongs at both ends of a grid at least.
-    `choose_rates` reads it.
+    A slope over untuned runs is void, for the best rate moves along the axis of a law.
+
+    Returns:
+        ((point, seed, multiplier of the recipe's rate, what `run` makes of them), sorted; the rates known to be best).
     """
-    seeds, axis = tuple(seeds), tuple(axis)
-    out = []
+    first, *others = seeds
+    rows, rates = [], {}
     for point in points:
-        made = {lr: [run(point, seed, lr) for seed in seeds] for lr in ({1.0, *axis} if point in at else {1.0})}
-        while len(made) > 1:
-            losses = _losses(made, by, known)
-            if losses is None or any(math.isnan(loss) for loss in losses.values()):
-                break
-            if (rate := wider(losses, farthest)) is None:
-                break
-            made[rate] = [run(point, seed, rate) for seed in seeds]
-        out += [(point, seed, lr, made[lr][at_seed]) for lr in sorted(made) for at_seed, seed in enumerate(seeds)]
-    return sorted(out, key=lambda entry: entry[:3])
+        trial = try_rates(f"{point:,}", by, axis, functools.partial(run, point, first), known)
+        made = {(first, lr): named for lr, named in trial.runs.items()}
+        if trial.best is not None:
+            rates[point] = trial.best
+            made |= {(seed, trial.best): run(point, seed, trial.best) for seed in others}
+            made.setdefault((first, trial.best), run(point, first, trial.best))
+        rows += [(point, seed, lr, named) for (seed, lr), named in made.items()]
+    return sorted(rows, key=lambda row: row[:3]), rates
 
 
 def choose_rates(results: "pl.DataFrame", axis: str, search: str) -> tuple["pl.DataFrame", list[str], list[str]]:
-    """At each point of the axis the learning rate with the least valid entropy, mean over seeds; test takes no part.
+    """At each point of the axis the learning rate with the least valid entropy, by the seeds that tried the most rates (their
+    mean); test takes no part.
 
     Entropy, not recall: over a few hundred queries the recalls of two rates often differ by less than one query.
 
@@ -200,16 +188,17 @@ def choose_rates(results: "pl.DataFrame", axis: str, search: str) -> tuple["pl.D
     kept, said, edges, unchecked = [], [], [], []
     for point in results[axis].unique().sort():
         at = results.filter(pl.col(axis) == point)
-        seeds = at.filter(pl.col("lr") == 1.0)["seed"].to_list()
-        measured = at.filter(pl.col("seed").is_in(seeds)).drop_nulls(valid)
-        full = measured.group_by("lr").agg(pl.col(valid).mean(), n=pl.len())
+        measured = at.drop_nulls(valid)
+        tried = measured.group_by("seed").agg(n=pl.col("lr").n_unique())
+        seeds = tried.filter(pl.col("n") == pl.col("n").max())["seed"].to_list()
+        full = measured.filter(pl.col("seed").is_in(seeds)).group_by("lr").agg(pl.col(valid).mean(), n=pl.len())
         rates = dict(full.filter(pl.col("n") == len(seeds)).sort("lr").select("lr", valid).iter_rows())
-        if not rates:  # nothing at the recipe's own rate has finished here
+        if 1.0 not in rates:  # nothing at the recipe's own rate has finished here
             continue
         best = min(rates, key=lambda lr: rates[lr])
         checked = len(rates) > 1
         edge = checked and best in (min(rates), max(rates))
-        chosen = at.filter((pl.col("lr") == best) & pl.col("seed").is_in(seeds))
+        chosen = measured.filter(pl.col("lr") == best)
         kept.append(chosen.with_columns(lr_checked=pl.lit(checked), lr_at_edge=pl.lit(edge)))
         if not checked:
             unchecked.append(f"{point:,.0f}")

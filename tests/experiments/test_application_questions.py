@@ -56,7 +56,7 @@ def answered(losses: dict[float, float]) -> Known:
     def result_of(step: Step) -> dict[str, object] | None:
         if not step.function.endswith(":application"):
             return None
-        return {"status": "done", "valid_log_loss": losses[round(step.config.peak_lr / 3e-3, 3)]}
+        return {"status": "done", "valid_log_loss": losses[round(step.config.peak_lr / 1e-2, 3)]}
 
     return Known(result_of)
 
@@ -70,7 +70,7 @@ def test_every_model_is_compared_at_its_best_rate(own_vectors: Dataset) -> None:
     assert {cell.coordinates["lr"] for cell in grid} == {3.0}
     assert {cell.coordinates["model"] for cell in grid} == set(MODELS)
     for cell in grid:
-        assert cell.steps["application"].config.peak_lr == pytest.approx(9e-3)
+        assert cell.steps["application"].config.peak_lr == pytest.approx(3e-2)
     (told,) = {cell.coordinates["L"] for cell in later if cell.coordinates["trial"]}
     assert told == recipes.recipe_for("demo", own_vectors).ctr_length
     assert len({step.id for step in in_order(funnel.cells("demo", own_vectors, Known()))}) == 6

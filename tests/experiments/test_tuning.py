@@ -39,10 +39,11 @@ def test_an_optimum_at_the_edge_is_chosen_and_said() -> None:
     assert "edge of the axis" in weak[0]
 
 
-def test_a_rate_that_lacks_a_seed_is_no_candidate() -> None:
-    rows, said, _ = choose_rates(results({(10, 1.0): (0.1, 0.1), (10, 3.0): (0.01,)}), "budget", "image")
-    assert set(rows["lr"]) == {1.0}
-    assert said == []
+def test_seeds_that_ran_at_the_chosen_rate_alone_are_fitted_and_do_not_choose() -> None:
+    table = results({(10, 1.0): (0.2,), (10, 3.0): (0.1, 0.9)})
+    rows, said, _ = choose_rates(table, "budget", "image")
+    assert rows.select("lr", "seed").rows() == [(3.0, 0), (3.0, 1)]
+    assert "x1 0.200, x3 0.100; x3 chosen" in said[0]
 
 
 @pytest.mark.parametrize("lr", [0.3, 3.0])
@@ -51,33 +52,32 @@ def test_points_without_the_recipes_own_rate_wait(lr: float) -> None:
     assert set(rows["budget"]) == {20}
 
 
-def test_a_grid_has_the_axis_where_it_is_asked_for() -> None:
-    points = [entry[:3] for entry in grid(Known())]
-    assert points == sorted(points)
-    assert {(p, lr) for p, _, lr in points} == {(0, 1.0), (10, 1 / 3), (10, 1.0), (10, 3.0), (20, 1.0)}
-    assert len(points) == len(set(points)) == 10
-
-
-def grid(known: Known, farthest: float = FARTHEST) -> list:
-    """Budgets 0, 10, 20 by two seeds, the axis at 10."""
+def grid(known: Known) -> tuple[list, dict[int, float]]:
+    """Budgets 10 and 20 by two seeds."""
 
     def run(budget: int, seed: int, lr: float) -> dict[str, Step]:
         return {"embed": Step("moon_jax.stages.embed:embed", 1, {"budget": budget, "seed": seed, "lr": lr})}
 
-    named = {"run": run, "by": "valid_image_entropy", "known": known, "farthest": farthest}
-    return tune((0, 10, 20), seeds=(0, 1), axis=AXIS, at=(10,), **named)
+    rows, rates = tune((10, 20), seeds=(0, 1), axis=AXIS, run=run, by="valid_image_entropy", known=known)
+    return [row[:3] for row in rows], rates
 
 
-def test_an_axis_is_widened_where_its_best_lies_at_an_end() -> None:
+def test_the_first_seed_tries_the_rates_and_the_others_wait() -> None:
+    assert grid(Known()) == ([(budget, 0, lr) for budget in (10, 20) for lr in AXIS], {})
+    rows, rates = grid(Known(assume=True))
+    assert rates == {10: 1.0, 20: 1.0}
+    assert {row for row in rows if row[1] == 1} == {(10, 1, 1.0), (20, 1, 1.0)}
+
+
+def test_each_point_of_a_grid_has_a_best_rate_of_its_own() -> None:
     def result_of(step: Step) -> dict[str, object]:
-        lr, seed = step.config["lr"], step.config["seed"]
-        away = abs(math.log(lr / 12)) + (0.1 if seed else -0.1)  # x9 is nearest in the mean over seeds
-        return {"status": "done", "valid_image_entropy": away}
+        best = {10: 12.0, 20: 1.0}[step.config["budget"]]
+        return {"status": "done", "valid_image_entropy": abs(math.log(step.config["lr"] / best))}
 
-    rates = {lr for budget, _, lr, _ in grid(Known(result_of)) if budget == 10}
-    assert rates == {1 / 3, 1.0, 3.0, 9.0, 27.0}
-    assert {lr for budget, _, lr, _ in grid(Known(result_of), 3.0) if budget == 10} == {1 / 3, 1.0, 3.0}
-    assert {lr for budget, _, lr, _ in grid(Known(result_of)) if budget != 10} == {1.0}
+    rows, rates = grid(Known(result_of))
+    assert rates == {10: 9.0, 20: 1.0}
+    assert {lr for budget, seed, lr in rows if (budget, seed) == (10, 0)} == {1 / 3, 1.0, 3.0, 9.0, 27.0}
+    assert [row for row in rows if row[1] == 1] == [(10, 1, 9.0), (20, 1, 1.0)]
 
 
 @pytest.mark.parametrize("optimum", [0.7, 1.0, 1.5])
