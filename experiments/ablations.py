@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from sweeps import Step
 
 SEEDS = (0, 1, 2)
+FLOOR = 3.0  # times chance: a system that finds less has no recall to lose
 METRICS = ("recall@1", "recall@10", "recall@100")
 
 
@@ -111,6 +112,13 @@ def read(results: "pl.DataFrame") -> Reading:
         "costs tokens of its own.",
     ]
     reading = Reading(answer=by_verdict(table, said), notes=notes)
+    found, chance = _mean(whole, "image_recall@10"), 10 / gallery
+    if found < FLOOR * chance:
+        reading.answer.insert(
+            0,
+            f"At this budget the whole system finds hardly more than chance does (recall@10 {found:.3f} and {chance:.3f}), so "
+            "what its parts are worth cannot be seen.",
+        )
     if (fewest := int(table["seeds"].min())) < len(SEEDS):  # type: ignore[arg-type]
         reading.weak.append(f"some systems have only {fewest} of {len(SEEDS)} seeds")
     reading.weak += untuned

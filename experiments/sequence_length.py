@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from sweeps import Step
 
 CONTROL, OURS = "DIN", "CUBE"
+NEAR_CHANCE = 0.52  # GAUC
 # Of IDs alone, then those that read representations. SimTier and MAKE are additions to a model in their papers, too.
 MODELS: dict[str, tuple[str, ...]] = {
     "DIN": ("din",),
@@ -107,6 +108,8 @@ def read(results: "pl.DataFrame") -> Reading:
         raise QuestionError(f"sequence_length: no run of {OURS} and of {CONTROL} has finished yet")
     reading = Reading(answer=[], weak=["one set of representations: the encoder's seed noise is not in the intervals"])
     reading.weak += untuned
+    if (highest := number(done.group_by("model", "L").agg(pl.col("gauc").mean())["gauc"].max())) < NEAR_CHANCE:
+        reading.weak.append(f"no model is far from chance: the best GAUC is {highest:.4f}, chance .5")
     gains = gains_of(done)
     longest = int(number(ours["L"].max()))
     at_longest = gains.filter(pl.col("L") == longest).sort("gain", descending=True)

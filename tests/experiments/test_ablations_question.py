@@ -7,6 +7,7 @@ import polars as pl
 import pytest
 
 from experiments.ablations import METRICS, SEEDS, SEVERAL, SYSTEMS, cells, differences_of, read
+from experiments.tuning import Known
 from experiments.worlds import world_for
 from moon_jax.data.contract import Dataset
 from moon_jax.data.world import make_world
@@ -46,7 +47,7 @@ def test_every_choice_of_the_paper_is_taken_out_once() -> None:
 
 
 def test_pretraining_and_first_stages_are_shared(data: Dataset) -> None:
-    planned = cells("demo", data)
+    planned = [cell for cell in cells("demo", data) if not cell.coordinates["trial"]]
     assert len(planned) == len(SYSTEMS) * len(SEEDS)
     steps: dict[str, Step] = {}
     for cell in planned:
@@ -102,6 +103,35 @@ def test_the_reading_says_what_the_intervals_say() -> None:
     assert "Better, recall@10 against the whole system: circle loss +0.040 [" in told
     assert "first 8 dimensions, training without nested widths changes recall@10 by -0.020 [" in told
     assert set(reading.figures) == {"ablations", "nested"}
+
+
+@pytest.mark.parametrize(("whole", "told"), [(0.0006, True), (0.0008, False)])
+def test_a_whole_that_finds_hardly_more_than_chance_is_said_first(whole: float, told: bool) -> None:
+    table = table_of({"whole": 0.0, "no queue": -0.03})  # chance is 10 of 44,000
+    table = table.with_columns(
+        pl.when(pl.col("system") == "whole").then(whole).otherwise(0.05).alias("image_recall@10")
+    )
+    assert ("hardly more than chance" in read(table).answer[0]) == told
+
+
+def test_a_rate_of_its_own_is_tried_for_each_system_before_anything_is_compared(data: Dataset) -> None:
+    first = cells("demo", data, Known())
+    assert {cell.coordinates["trial"] for cell in first} == set(SYSTEMS)
+    assert {(cell.coordinates["seed"], len(cell.steps)) for cell in first} == {(0, 2)}
+
+    def result_of(step: Step) -> dict[str, object] | None:
+        # The second stage's rate: three times the recipe's is best for one stage, the recipe's own for two.
+        return {"status": "done", "valid_image_entropy": abs(np.log(step.needs["posttrain"].config.peak_lr / 2e-3))} if (
+            "posttrain" in step.needs
+        ) else {"status": "done"}  # fmt: skip
+
+    grid = [cell for cell in cells("demo", data, Known(result_of)) if not cell.coordinates["trial"]]
+    rates = {cell.coordinates["system"]: cell.coordinates["lr"] for cell in grid}
+    assert rates["whole"] == 3.0  # its second stage has a third of the rate
+    assert rates["plain, one stage"] == rates["first stage alone"] == 1.0
+    for cell in grid:
+        if cell.coordinates["opponent"]:
+            assert cell.steps["contrast"].needs["embed"] == cell.steps["embed"]
 
 
 def test_intervals_cover_a_planted_gain_as_often_as_they_say() -> None:

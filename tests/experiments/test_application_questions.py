@@ -117,6 +117,12 @@ def test_a_planted_gain_is_found_and_a_planted_loss() -> None:
     assert verdicts.height == (len(MODELS) - 1) * len(LENGTHS)
 
 
+def test_near_chance_is_a_weak_point() -> None:
+    assert not any("far from chance" in weak for weak in sequence_length.read(planted({"CUBE": 0.03})).weak)
+    low = planted({"CUBE": 0.0}).with_columns(pl.col("gauc") - 0.12)
+    assert any("no model is far from chance" in weak for weak in sequence_length.read(low).weak)
+
+
 def test_without_the_control_there_is_no_answer() -> None:
     with pytest.raises(QuestionError, match="no run of CUBE and of DIN has finished"):
         sequence_length.read(planted({}).filter(pl.col("model") != "DIN"))
