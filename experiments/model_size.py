@@ -78,6 +78,7 @@ class Price:
         return self.encoder + self.photos + self.loss
 
 
+@functools.cache  # a question is asked several times in a run
 def pair_price(encoder: EncoderConfig, form: Form, recipe: Recipe) -> Price:
     """What a pair costs: the encoder forward and backward, augmented photos, and the loss over the batch; texts taken to be full.
 

@@ -53,6 +53,10 @@ class PlanCommand:
         workers = default_workers() if self.workers is None else self.workers
         for name, cells in planned.items():
             print("\n".join(planning.lines(name, planning.plan(ledger, cells, dataset, workers))))
+        if planned != cells_of(questions, self.preset, dataset, silent, trunk=self.trunk, known=known_in(ledger)):
+            print(
+                "learning rates are still to be chosen: the recipe's is taken for the best; one at an end of its axis adds a run"
+            )
         if len(planned) > 1:
             print("questions share steps: run together they cost less than the sum")
         return DONE

@@ -537,6 +537,9 @@ def test_what_waits_for_a_learning_rate_runs_when_it_is_chosen(
 ) -> None:
     (tmp_path / "tried.py").write_text(TRIED)
     options = ("--preset", "smoke", "--data", smoke_world.folder, "--workers", "1")
+    costs = moon("plan", "tried.py", *options, cwd=tmp_path)
+    assert "application 3 to run" in costs.stdout
+    assert "learning rates are still to be chosen" in costs.stdout
     planned = moon("run", "tried.py", *options, "--launcher", "none", cwd=tmp_path)
     assert planned.returncode == 0, planned.stderr
     assert "some cells wait for learning rates to be chosen" in planned.stdout + planned.stderr
