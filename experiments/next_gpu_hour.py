@@ -4,13 +4,16 @@ Hypothesis: 10 % more compute is worth more on one axis (training tokens, negati
 exchange rate says what it is worth in CTR. Its cells are those of the questions behind it, so that it costs nothing beside them:
 the laws of recall against tokens and against negatives, that of GAUC against length, the rate of recall into GAUC. Refuted if no
 axis is best with P >= .9. An axis whose law did not foretell its own largest scale takes no part, nor one whose last step that
-was run brought nothing (or, where the truth is known, brings nothing in truth), nor do tokens and negatives where the rate has no
-interval above 0: what they bring is then told in recall alone.
+was run brought nothing, or less than its law promises (or, where the truth is known, brings nothing in truth), nor do tokens and
+negatives where the rate has no interval above 0: what they bring is then told in recall alone.
 """
 
 import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from scipy.special import stdtrit
 
 import analysis
 from analysis.allocation import IDLE
@@ -170,6 +173,26 @@ def idle(law: Any) -> str:
     return "" if last_step(law)[2] > 0 else f"{_last_step(law)}, so there is nothing for a law to go on"
 
 
+def promised(law: Any) -> str:
+    """That the law, fitted to all points, promises more of the last step that was run than it brought, beyond the scatter of
+    runs (95 %, t); empty where it does not. Such a curve has bent, and its law goes on rising.
+    """
+    before, last, seen = last_step(law)
+    x, y = law.points.x[0], law.points.y
+    means = {at: y[x == at].mean() for at in set(x)}
+    freedom = len(y) - len(means)
+    if freedom < 1:
+        return ""
+    scatter = float(np.sqrt(sum((value - means[at]) ** 2 for at, value in zip(x, y, strict=True)) / freedom))
+    runs = [int((x == at).sum()) for at in (before, last)]
+    most = seen + float(stdtrit(freedom, 0.975)) * scatter * math.sqrt(sum(1 / n for n in runs))
+    there = on_all_points(law).predict(np.array([before, last]))
+    told = float(there[1] - there[0]) if law.transform == "identity" else float(there[0] - there[1])
+    if told <= most:
+        return ""
+    return f"{_last_step(law)} (at most {most:+.4f}), where its law promises {told:+.4f}: the curve has bent"
+
+
 def untrue(done: "pl.DataFrame", law: Any) -> str:
     """That the truth of a planted world gains nothing from the last step of length; empty where it does, or is not known."""
     import polars as pl
@@ -219,7 +242,8 @@ def _setup(results: "pl.DataFrame", reading: Reading) -> Setup:
     )
     refused = {axis: why for axis, law in judged.items() if (why := missed(law))}
     missed_axes = set(refused)
-    refused |= {axis: why for axis, law in judged.items() if axis not in missed_axes and (why := idle(law))}
+    unmissed = {axis: law for axis, law in judged.items() if axis not in missed_axes}
+    refused |= {axis: why for axis, law in unmissed.items() if (why := idle(law) or promised(law))}
     if length is not None and "length" not in refused and (why := untrue(tables["sequence_length"], length)):
         refused["length"] = why
     if not low > 0:

@@ -108,3 +108,16 @@ def test_the_last_step_that_was_run_is_told_as_it_was() -> None:
     assert (before, last) == tuple(means["tokens"][-2:])
     assert gain == pytest.approx(means["recall"][-1] - means["recall"][-2])
     assert gain < 0
+
+
+@pytest.mark.parametrize(("last", "bent"), [(0.0, False), (-0.019, True)])
+def test_a_curve_that_has_bent_is_refused(last: float, bent: bool) -> None:
+    """GAUC rises by .02 with each step of length, and the last brings that, or hardly anything."""
+    lengths = np.repeat([1.0, 4.0, 16.0, 64.0, 256.0], 3)
+    noise = 0.002 * np.random.default_rng(0).normal(size=15)
+    gauc = 0.55 + 0.02 * np.log(lengths) / np.log(4) + last * (lengths == 256) + noise
+    table = pl.DataFrame({"L": lengths, "gauc": gauc, "run": [f"r{k}" for k in range(15)]})
+    options = {"x": "L", "y": "gauc", "transform": "error", "law": "power_floor", "cluster": "run"}
+    told = next_gpu_hour.promised(analysis.fit(table, holdout="largest", **options))
+    assert bool(told) == bent
+    assert ("the curve has bent" in told) == bent
