@@ -54,6 +54,8 @@ def cells(preset: str, data: "Dataset", known: Known = ASSUMED) -> list[Cell]:
     recipe, out = recipe_for(preset, data), []
     ann = find_spec("usearch") is not None
     own = data.has("embeddings")
+    for file in () if own else ("events", "pairs"):
+        data.path(file)
     encoders = {} if own else encoder_trials(data, recipe, known)
     readers = {modules: reader_trial(data, recipe, known, modules=modules) for modules in (IDS, READER)}
     for trial in (*encoders.values(), *readers.values()):
@@ -74,8 +76,6 @@ def cells(preset: str, data: "Dataset", known: Known = ASSUMED) -> list[Cell]:
             named["compare"] = steps.compare(ranked, ids)
             out.append(Cell({"kind": OWN, "budget": 0, "seed": seed, "trial": "", "run": ranked.name}, named))
             continue
-        for file in ("events", "pairs"):
-            data.path(file)
         kinds = kinds_of(data)
         untrained = {UNTRAINED: kinds[list(kinds)[-1]]} if kinds else {}
         for kind, forms in (untrained | kinds).items():

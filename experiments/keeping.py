@@ -30,9 +30,12 @@ def keep(runs: Path, question: str, to: Path) -> Path:
     home = runs / (question if own is None else own.stem)
     if missing := [name for name in KEPT if not (home / name).exists()]:
         raise QuestionError(f"{home}: there is no {missing[0]}; run the question first")
-    unfinished = pl.read_parquet(home / "results.parquet").filter(pl.col("status").is_in(["pending", "running"])).height
+    table = pl.read_parquet(home / "results.parquet")
+    unfinished = table.filter(pl.col("status").is_in(["pending", "running"])).height
     if unfinished:
         raise QuestionError(f"{home}: {unfinished} cells have not finished yet")
+    if "trial" in table.columns and table.filter(pl.col("trial").fill_null("") == "").is_empty():
+        raise QuestionError(f"{home}: only learning rates have been tried yet; run the question again")
     target = to / home.name
     target.mkdir(parents=True, exist_ok=True)
     for name in KEPT:

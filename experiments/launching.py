@@ -2,8 +2,9 @@
 
 import contextlib
 import math
+import uuid
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -27,6 +28,9 @@ class Launch:
     retry: tuple[str, ...] = ()
     hours: float | None = None
     track: Literal["tensorboard", "wandb"] | None = None
+    run: str = field(
+        default_factory=lambda: uuid.uuid4().hex
+    )  # one for all rounds of a run: tries are counted within it
 
     @contextlib.contextmanager
     def curves(self, ledger: "Ledger", questions: Sequence[str]) -> "Iterator[Callable[[Tick], Tick]]":
@@ -50,7 +54,7 @@ class Launch:
         from sweeps.outcomes import FAILURES, Rules
 
         retry = tuple(status for status in self.retry if status in FAILURES) if self.retry else FAILURES
-        rules = Rules(retry=retry, seconds=3600 * self.hours if self.hours else math.inf)
+        rules = Rules(run=self.run, retry=retry, seconds=3600 * self.hours if self.hours else math.inf)
         workers = default_workers() if self.workers is None else self.workers
         if self.launcher == "local":
             if self.resources:

@@ -129,7 +129,9 @@ def known_in(ledger: "Ledger", *, assume: bool = False) -> Known:
 
     def result_of(step: "Step") -> dict[str, Any] | None:
         result = ledger.result(step)
-        return None if result is None else {**result["metrics"], "status": result["status"]}
+        if result is None:  # what needs a diverged step gets no result of its own
+            return {"status": "diverged"} if ledger.state(step) == "diverged" else None
+        return {**result["metrics"], "status": result["status"]}
 
     return Known(result_of, assume)
 

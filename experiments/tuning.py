@@ -67,7 +67,7 @@ def try_rates(
 ) -> Trial:
     """The trial of what `run` makes at a multiplier of the recipe's rate; an axis of one rate leaves nothing to try.
 
-    A run that diverged is worst. Test takes no part; where nothing is on valid, the recipe's own rate is left.
+    A run that diverged is worst. Test takes no part; where nothing is on valid, or all diverge, the recipe's own rate is left.
     """
     if len(axis) == 1:
         return Trial(name, by, {}, axis[0])
@@ -77,7 +77,7 @@ def try_rates(
         losses = {lr: loss for lr, loss in found.items() if loss is not None}
         if len(losses) < len(runs):
             return Trial(name, by, runs, 1.0 if known.assume else None)
-        if any(math.isnan(loss) for loss in losses.values()):
+        if any(math.isnan(loss) for loss in losses.values()) or min(losses.values()) == math.inf:
             return Trial(name, by, runs, 1.0)
         if (rate := wider(losses)) is None:
             return Trial(name, by, runs, min(losses, key=lambda lr: losses[lr]))
@@ -128,12 +128,15 @@ def settle(results: "pl.DataFrame") -> tuple["pl.DataFrame", "pl.DataFrame", lis
     rows, trials = results.filter(pl.col("trial") == ""), results.filter(pl.col("trial") != "")
     if trials.is_empty():
         return rows, pl.DataFrame(), [], untried
-    parts, told, edges = [], [], []
+    parts, told, edges, waiting = [], [], [], []
     for (name, by, _), part in trials.group_by("trial", "by", "seed", maintain_order=True):
         valid = part[by] if by in part.columns else pl.Series(by, [None] * part.height, pl.Float64)
         table = pl.DataFrame({"trial": part["trial"], "rate": part["lr"], "measured by": part["by"], "on valid": valid})
         table = table.with_columns(chosen=pl.col("on valid") == pl.col("on valid").min()).sort("rate")
         parts.append(table)
+        if not set(part["status"]) <= {"done", "diverged"}:
+            waiting.append(str(name))
+            continue
         if (best := table.filter("chosen")).is_empty():
             continue
         told.append(f"{name} x{best['rate'][0]:.2g}")
@@ -141,6 +144,7 @@ def settle(results: "pl.DataFrame") -> tuple["pl.DataFrame", "pl.DataFrame", lis
             edges.append(str(name))
     said = f"Learning rates, chosen on valid by one seed, times the recipe's: {', '.join(told)}."
     weak = [f"learning rate of {', '.join(edges)}: the best lies at an end of what was tried"] if edges else []
+    weak += [f"learning rate of {', '.join(waiting)}: not all that were tried have finished"] if waiting else []
     return rows, pl.concat(parts), [said] if told else [], weak
 
 
@@ -193,11 +197,14 @@ def choose_rates(results: "pl.DataFrame", axis: str, search: str) -> tuple["pl.D
         seeds = tried.filter(pl.col("n") == pl.col("n").max())["seed"].to_list()
         full = measured.filter(pl.col("seed").is_in(seeds)).group_by("lr").agg(pl.col(valid).mean(), n=pl.len())
         rates = dict(full.filter(pl.col("n") == len(seeds)).sort("lr").select("lr", valid).iter_rows())
-        if 1.0 not in rates:  # nothing at the recipe's own rate has finished here
+        of_these = at.filter(pl.col("seed").is_in(seeds))
+        # Nothing at the recipe's own rate has finished here, unless it diverged: the choice may be another yet.
+        if not rates or (1.0 not in rates and 1.0 not in _diverged(of_these)):
             continue
         best = min(rates, key=lambda lr: rates[lr])
-        checked = len(rates) > 1
-        edge = checked and best in (min(rates), max(rates))
+        ends = {*rates, *_diverged(of_these)}
+        checked = len(ends) > 1
+        edge = checked and best in (min(ends), max(ends))
         chosen = measured.filter(pl.col("lr") == best)
         kept.append(chosen.with_columns(lr_checked=pl.lit(checked), lr_at_edge=pl.lit(edge)))
         if not checked:
@@ -217,6 +224,10 @@ def choose_rates(results: "pl.DataFrame", axis: str, search: str) -> tuple["pl.D
     if unchecked and said:
         weak.append(f"learning rate: x1 is used unchecked at {axis} {', '.join(unchecked)}")
     return pl.concat(kept) if kept else results.clear(), said, weak
+
+
+def _diverged(rows: "pl.DataFrame") -> set[float]:
+    return set(rows.filter(rows["status"] == "diverged")["lr"]) if "status" in rows.columns else set()
 
 
 def vertex(losses: dict[float, float]) -> float:

@@ -98,7 +98,8 @@ class RunCommand:
     engine: str = ""
     """How to compute, not what: "fsdp=4,chunk=256,remat=dots,loaders=4,form=ring" (see moon_jax/engine.py)."""
     trunk: bool = False
-    """Token budgets branch off one trunk of constant rate (WSD) instead of running each by itself: cheaper, one run a seed."""
+    """Token budgets branch off one trunk of constant rate (WSD) instead of running each by itself: cheaper, one run a seed and
+    learning rate."""
     track: Literal["tensorboard", "wandb"] | None = None
     """Show training curves there while it runs (extra `track`); `moon track` does it later."""
 
@@ -148,6 +149,7 @@ def run_questions(  # type: ignore[no-untyped-def]
         planned = ask(silent)
     if "diverged" in launch.retry:
         running.discard_diverged(ledger, planned)
+        planned = ask(silent)
     env = running.worker_environment() | running.engine_environment(engine)
     with launch.curves(ledger, list(planned)) as beside:
         while True:
@@ -158,13 +160,17 @@ def run_questions(  # type: ignore[no-untyped-def]
                 break
             with view() as on_tick:
                 snapshot = launch(ledger, list(planned), env, running.Tables(ledger, planned).beside(beside(on_tick)))
-            if (more := ask(silent)) == planned:
+            more = ask(silent)
+            while running.settle_stale(ledger, more, stale):
+                more = ask(silent)
+            if more == planned:
                 break
             say("learning rates are chosen: going on with what was waiting for them")
             planned = more
     if launch.launcher == "none":
         say(f"planned in {out}; `moon worker --out {out}` runs it, `moon report QUESTION --out {out}` reads it")
-        if ask(silent) != running.cells_of(questions, preset, dataset, silent, trunk=trunk):
+        known = running.known_in(ledger, assume=True)
+        if planned != running.cells_of(questions, preset, dataset, silent, trunk=trunk, known=known):
             say(
                 "some cells wait for learning rates to be chosen: once these steps are done, plan again with the same command"
             )

@@ -551,6 +551,7 @@ def test_what_waits_for_a_learning_rate_runs_when_it_is_chosen(
     best = trials.sort("valid_log_loss")["lr"][0]
     assert grid["lr"].to_list() == [best, best]
     assert grid["status"].to_list() == ["done", "done"]
-    again = moon("run", "tried.py", *options, cwd=tmp_path)
-    assert again.returncode == 0
-    assert "learning rates are chosen" not in again.stdout + again.stderr
+    for launcher in ("local", "none"):
+        again = moon("run", "tried.py", *options, "--launcher", launcher, cwd=tmp_path)
+        assert again.returncode == 0
+        assert "learning rates" not in (again.stdout + again.stderr).replace("Learning rates, chosen on valid", "")

@@ -146,6 +146,20 @@ def test_a_search_without_end_ends(sign: float) -> None:
 def test_a_rate_that_diverges_is_worst_and_no_choice_on_valid_leaves_the_recipes_own() -> None:
     assert tried(knowing({1 / 3: 0.5, 1.0: 0.4, 3.0: "diverged"})).best == 1.0
     assert tried(knowing(dict.fromkeys(AXIS, "done"))).best == 1.0
+    assert tried(knowing(dict.fromkeys(AXIS, "diverged"))).best == 1.0
+
+
+def test_a_point_whose_own_rate_diverged_is_fitted_at_the_best_of_the_others() -> None:
+    table = results({(10, 1 / 9): (0.6,), (10, 1 / 3): (0.5, 0.4), (10, 1.0): (math.nan,)})
+    table = table.with_columns(
+        pl.col("valid_image_entropy").fill_nan(None),
+        status=pl.when(pl.col("lr") == 1.0).then(pl.lit("diverged")).otherwise(pl.lit("done")),
+    )
+    rows, said, weak = choose_rates(table, "budget", "image")
+    assert rows.select("lr", "seed").rows() == [(1 / 3, 0), (1 / 3, 1)]
+    assert not rows["lr_at_edge"].any()  # one that diverged is an end, too
+    assert "x0.33 chosen" in said[0]
+    assert weak == []
 
 
 def test_one_rate_leaves_nothing_to_try_and_a_plan_assumes_the_recipes_own() -> None:
@@ -159,11 +173,18 @@ def test_trials_are_told_and_taken_out_of_the_rows() -> None:
     rows = [{**cell.coordinates, VALID: loss} for cell, loss in zip(cells, (0.5, 0.4, 0.6), strict=True)]
     rows += [{"trial": "CUBE", "by": VALID, "lr": lr, "seed": 0, "L": 64, VALID: 1 / lr} for lr in AXIS]
     rows += [{"trial": "", "lr": 1.0, "seed": 1, "L": 64, VALID: 0.1}]
-    rest, table, said, weak = settle(pl.DataFrame(rows, infer_schema_length=None))
+    results = pl.DataFrame(rows, infer_schema_length=None).with_columns(status=pl.lit("done"))
+    rest, table, said, weak = settle(results)
     assert rest["seed"].to_list() == [1]
     assert table.filter("chosen").select("trial", "rate").rows() == [("DIN", 1.0), ("CUBE", 3.0)]
     assert "DIN x1, CUBE x3" in said[0]
     assert weak == ["learning rate of CUBE: the best lies at an end of what was tried"]
+    failed = (
+        pl.when((pl.col("trial") == "CUBE") & (pl.col("lr") == 3.0)).then(pl.lit("crashed")).otherwise(pl.lit("done"))
+    )
+    _, _, said, weak = settle(results.with_columns(status=failed))
+    assert "CUBE" not in said[0]
+    assert weak == ["learning rate of CUBE: not all that were tried have finished"]
 
 
 def test_without_trials_the_one_rate_is_a_weak_point() -> None:
