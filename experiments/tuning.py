@@ -19,10 +19,8 @@ if TYPE_CHECKING:
 
 Point = TypeVar("Point", int, float)
 Thing = TypeVar("Thing")
-WIDER, FARTHEST = (
-    3.0,
-    27.0,
-)  # a trial whose best lies at an end is widened by this factor, up to so many times the recipe's rate
+WIDER = 3.0  # by this factor a trial is widened whose best lies at an end,
+FARTHEST = 27.0  # up to so many times the recipe's rate, or as small a part of it
 
 
 @dataclass(frozen=True)
