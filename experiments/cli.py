@@ -13,14 +13,11 @@ from experiments.commands.common import BAD_INPUT, SOME_FAILED, is_users
 from experiments.commands.compute import AllocateCommand, EquivalentCommand, IsoflopCommand, TwoStepCommand
 from experiments.commands.data import DataCommand, DataCommands
 from experiments.commands.laws import ExchangeCommand, FitCommand, LawsCommand
+from experiments.commands.readings import ExportCommand, KeepCommand, RedrawCommand, ReportCommand
 from experiments.commands.runs import (
     EmbedCommand,
-    ExportCommand,
     GcCommand,
-    KeepCommand,
     PlanCommand,
-    RedrawCommand,
-    ReportCommand,
     RunCommand,
     StatusCommand,
     TrackCommand,

@@ -7,6 +7,7 @@ which is known to fail from scratch), and hard negatives of the same category. R
 includes 0.
 """
 
+import functools
 from typing import TYPE_CHECKING, Any
 
 import analysis
@@ -25,7 +26,7 @@ from experiments.reading import (
     throughput_sentence,
 )
 from experiments.recipes import Recipe, measured_search, recipe_for
-from experiments.tuning import ASSUMED, Known, choose_rates, tune
+from experiments.tuning import ASSUMED, Known, choose_rates, settle, try_rates, tune
 from moon_jax.data.forms import Form
 from moon_jax.data.processing import HardNegatives
 from sweeps import Cell, Step
@@ -52,42 +53,56 @@ def cells(preset: str, data: "Dataset", known: Known = ASSUMED) -> list[Cell]:
     by = f"valid_{search.search}_entropy"
     grid, rates = tune(recipe.negatives, seeds=recipe.seeds, axis=recipe.lr_axis, run=trained, by=by, known=known)
     out = [Cell(_at("batch", count, seed, lr, named["posttrain"]), named) for count, seed, lr, named in grid]
-    if (best := rates.get(recipe.negatives[-1])) is None:
-        return out
-    whole = {seed: trained(recipe.negatives[-1], seed, best)["embed"] for seed in recipe.seeds}
-    return out + _beside(data, recipe, search, whole, best)
+    most = recipe.negatives[-1]
+    whole = {seed: trained(most, seed, rates[most])["embed"] for seed in recipe.seeds if most in rates}
+    return out + _beside(data, recipe, search, whole, known)
 
 
-def _beside(data: "Dataset", recipe: Recipe, search: Form, whole: dict[int, Step], lr: float) -> list[Cell]:
-    """source x size x seed beside the whole batch, paired with it (image search), at its learning rate; one source is varied
-    at a time."""
+def _beside(data: "Dataset", recipe: Recipe, search: Form, whole: dict[int, Step], known: Known) -> list[Cell]:
+    """source x size x seed beside the whole batch, paired with it (image search), each at its best learning rate; one source
+    is varied at a time.
+
+    Args:
+        whole: seed -> the whole batch's embed step at its own best rate; empty until that is known.
+    """
     sizes = [recipe.batch * times for times in recipe.queues]
     plan: list[tuple[str, int, Step | None]] = [("queue", size, None) for size in sizes]
     plan += [("queue, own past", size, None) for size in sizes[:1]]
     if recipe.hard and data.read("items", ["category"])["category"].list.len().max():
         found = steps.process(data, HardNegatives(kind="category", per_query=recipe.hard[-1]))
         plan += [("hard", count, found) for count in recipe.hard]
+    first = recipe.seeds[0]
+
+    def trained(source: str, size: int, processed: Step | None, lr: float, seed: int = first) -> dict[str, Step]:
+        changes: dict[str, Any] = {"hard_negatives": size} if source == "hard" else {"queue": size}
+        if source == "queue":
+            changes |= {"ema": MOMENTUM, "queue_from": "ema"}
+        run = steps.posttrain(
+            data,
+            recipe,
+            forms=(search,),
+            tokens=recipe.negatives_tokens,
+            seed=seed,
+            lr=lr,
+            num_negatives=recipe.negatives[-1],
+            processed=processed,
+            **changes,
+        )
+        return _measured(data, recipe, run, search)
+
     out = []
     for source, size, processed in plan:
-        for seed in recipe.seeds:
-            changes: dict[str, Any] = {"hard_negatives": size} if source == "hard" else {"queue": size}
-            if source == "queue":
-                changes |= {"ema": MOMENTUM, "queue_from": "ema"}
-            run = steps.posttrain(
-                data,
-                recipe,
-                forms=(search,),
-                tokens=recipe.negatives_tokens,
-                seed=seed,
-                lr=lr,
-                num_negatives=recipe.negatives[-1],
-                processed=processed,
-                **changes,
-            )
-            named = _measured(data, recipe, run, search)
+        at_rate = functools.partial(trained, source, size, processed)
+        trial = try_rates(f"{source} of {size:,}", f"valid_{search.search}_entropy", recipe.lr_axis, at_rate, known)
+        out += trial.cells(source=source, negatives=size, seed=first)
+        if trial.best is None:
+            continue
+        for seed, baseline in whole.items():
+            named = at_rate(trial.best, seed)
             if search.search == "image":
-                named["contrast"] = steps.contrast(named["embed"], whole[seed])
-            out.append(Cell(_at(source, size, seed, lr, run), named))
+                named["contrast"] = steps.contrast(named["embed"], baseline)
+            at = _at(source, size, seed, trial.best, named["posttrain"])
+            out.append(Cell({**at, "trial": ""}, named))
     return out
 
 
@@ -109,10 +124,11 @@ def read(results: "pl.DataFrame") -> Reading:
 
     search = primary_search(results)
     in_batch = results.filter(pl.col("source") == "batch")
+    beside, tried, besides, untuned = settle(results.filter(pl.col("source") != "batch"))
     runs, rates, weak = choose_rates(in_batch, "negatives", search)
     # Seeds meet slightly different duplicates: their mean makes them replicates of one x.
     runs = runs.with_columns(pl.col("realised_negatives").mean().over("negatives"))
-    reading = Reading(answer=[], weak=weak)
+    reading = Reading(answer=[], weak=weak + (untuned if beside.height else []))
     for metric, transform in measured(search):
         for law in ("power_floor", "log_line"):
             fit = analysis.fit(
@@ -131,16 +147,15 @@ def read(results: "pl.DataFrame") -> Reading:
     for metric in (f"{search}_entropy", f"{search}_recall@10"):
         told = rise_sentence(runs, reading.fits[f"{metric}-power_floor"], metric, "negatives", "candidates")
         reading.answer.insert(0, told)
-    gains = gains_of(results)
+    gains = gains_of(beside)
     reading.answer += [
         f"{row['source']} of {row['negatives']:,} beside the whole batch: {search}_recall@10 {row['gain']:+.3f} "
         f"[{row['low']:+.3f}, {row['high']:+.3f}] (paired over queries and seeds), {row['candidates']:,.0f} candidates."
         for row in gains.iter_rows(named=True)
     ]
     if gains.height:
-        reading.weak.append("queue and hard negatives have the learning rate that is best for the whole batch alone")
         reading.tables["other sources, beside the whole batch"] = gains
-    alike = pl.concat([runs, results.filter(pl.col("source") != "batch")], how="diagonal")
+    alike = pl.concat([runs, beside], how="diagonal")
     alike = alike.with_columns(pl.col("realised_negatives").mean().over("source", "negatives"))
     reading.figures["sources"] = line_figure(
         alike,
@@ -150,8 +165,8 @@ def read(results: "pl.DataFrame") -> Reading:
         title="Candidates by where they come from",
         xlabel="realised negatives per query",
     )
-    reading.notes = [*rates, throughput_sentence(results, "posttrain", "tokens")]
-    stale = results.filter(pl.col("source").str.starts_with("queue"))
+    reading.notes = [*rates, *besides, throughput_sentence(results, "posttrain", "tokens")]
+    stale = beside.filter(pl.col("source").str.starts_with("queue"))
     if stale.height:
         ages = (
             stale.group_by("negatives").agg(pl.col("queue_staleness").mean(), pl.col("steps").max()).sort("negatives")
@@ -163,9 +178,12 @@ def read(results: "pl.DataFrame") -> Reading:
     columns = ["source", "negatives", "seed", "lr", "realised_negatives", "masked_share", "tokens", "passes"]
     columns += [f"{search}_recall@10", "queue_staleness"]
     columns += [f"{search}_hit@10", f"{search}_entropy", "temperature", "posttrain_flops", "status"]
-    reading.tables["runs"] = results.select([c for c in columns if c in results.columns]).sort(
+    shown = pl.concat([in_batch, beside], how="diagonal")
+    reading.tables["runs"] = shown.select([c for c in columns if c in shown.columns]).sort(
         "source", "negatives", "seed", "lr"
     )
+    if tried.height:
+        reading.tables["learning rates tried beside the whole batch"] = tried
     return reading
 
 
@@ -175,7 +193,7 @@ def gains_of(results: "pl.DataFrame") -> "pl.DataFrame":
 
     rows = []
     if "gain_recall@10" in results.columns:
-        paired = results.filter(pl.col("source") != "batch").drop_nulls("gain_recall@10")
+        paired = results.drop_nulls("gain_recall@10")
         for (source, size), part in paired.group_by("source", "negatives", maintain_order=True):
             gain, low, high = paired_interval(part, "gain_recall@10")
             told = {"source": source, "negatives": size, "gain": gain, "low": low, "high": high}

@@ -247,7 +247,9 @@ def _setup(results: "pl.DataFrame", reading: Reading) -> Setup:
     if length is not None and "length" not in refused and (why := untrue(tables["sequence_length"], length)):
         refused["length"] = why
     if not low > 0:
-        refused |= dict.fromkeys(("tokens", "negatives"), f"the exchange rate has no interval above 0 ({told})")
+        refused = (
+            dict.fromkeys(("tokens", "negatives"), f"the exchange rate has no interval above 0 ({told})") | refused
+        )
     tokens, ctr = tables["training_tokens"], tables["sequence_length"].filter(pl.col("model") == READER)
     largest, longest = (
         tokens.filter(pl.col("tokens") == pl.col("tokens").max()),

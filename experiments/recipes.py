@@ -44,7 +44,8 @@ class Recipe:
         pretrain_tokens: budgets of pretraining; others take the largest. questions: whether texts are tokenised for
             questions about products, which pretraining needs.
         rich_length: tokens of an item's rich text (category and attributes); 0 where a question shows none.
-        ablation_tokens: post-training tokens of each ablated system, both stages together; forms: how many of the paper's
+        ablated: what the ablations vary: the whole system, or the plain one where tokens are too few for the whole to learn.
+        ablation_tokens: post-training tokens of each of their systems, both stages together; forms: how many of the paper's
             nine forms the first stage mixes: each is a program of its own, and to compile nine takes longer than dozens of steps.
         resample: how images are resized. adopted: the step that adopts open weights, where training begins from
             some; shape: the encoder that they make; frozen: parts of it that stand still.
@@ -87,7 +88,8 @@ class Recipe:
     pretrain_tokens: tuple[int, ...] = (60_000, 240_000, 960_000)
     questions: bool = False
     rich_length: int = 0
-    ablation_tokens: int = 120_000
+    ablated: Literal["whole", "plain"] = "whole"
+    ablation_tokens: int = 240_000
     forms: int = 9
 
 
@@ -109,6 +111,7 @@ _RENDERED = Recipe(
     examples=60_000,
     version_budgets=(30_000, 120_000, 240_000, 480_000),
     ctr_length=64,
+    ablated="plain",
     forms=3,
 )
 _PHOTOS = replace(
@@ -121,6 +124,7 @@ _PHOTOS = replace(
     text_length=16,
     budgets=(100_000, 250_000, 600_000, 1_200_000, 3_000_000),
     negatives_tokens=600_000,
+    ablated="whole",
     ablation_tokens=600_000,
     forms=9,
     pretrain_tokens=(300_000, 1_000_000, 3_000_000),
@@ -166,6 +170,7 @@ _GPU = {
     "seeds": (0, 1, 2),
     "negatives": (1, 7, 31, 127, 511, 1023),
     "negatives_tokens": 10_000_000,
+    "ablated": "whole",
     "ablation_tokens": 30_000_000,
     "forms": 9,
     "pretrain_tokens": (3_000_000, 30_000_000),

@@ -1,12 +1,26 @@
-"""What the commands share: exit codes, printing, a progress bar."""
+"""What the commands share: the name of a question, exit codes, printing, a progress bar."""
 
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Annotated
+
+from tyro.conf import Positional, arg
 
 OUT = Path("runs")
 BAD_INPUT, SOME_FAILED, DONE = 2, 1, 0
+QuestionName = Positional[
+    Annotated[
+        str,
+        arg(
+            metavar="QUESTION",
+            help="training_tokens, negatives, sequence_length, exchange_rate, funnel, next_gpu_hour (these are `core`), "
+            "model_size, compute_optimal, ablations, iterations (with these `all`), ctr_model, pixel_floor, processing, "
+            "pretraining, embedding, size_ladder, published_laws, or a .py file",
+        ),
+    ]
+]
 
 
 def say(text: str) -> None:

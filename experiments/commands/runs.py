@@ -1,4 +1,4 @@
-"""Questions: what they would cost, running them, how far they are, reading them."""
+"""Questions: what they would cost, running them, how far they are."""
 
 import os
 from dataclasses import dataclass
@@ -7,20 +7,9 @@ from typing import Annotated, Literal
 
 from tyro.conf import Positional, arg
 
-from experiments.commands.common import BAD_INPUT, DONE, OUT, SOME_FAILED, is_users, say
+from experiments.commands.common import DONE, OUT, SOME_FAILED, QuestionName, say
+from experiments.commands.rounds import run_questions, silent
 from experiments.launching import Launch, default_workers
-
-QuestionName = Positional[
-    Annotated[
-        str,
-        arg(
-            metavar="QUESTION",
-            help="training_tokens, negatives, sequence_length, exchange_rate, funnel, next_gpu_hour (these are `core`), "
-            "model_size, compute_optimal, ablations, iterations (with these `all`), ctr_model, pixel_floor, processing, "
-            "pretraining, embedding, size_ladder, published_laws, or a .py file",
-        ),
-    ]
-]
 
 
 @dataclass
@@ -114,85 +103,6 @@ class RunCommand:
         questions = running.questions_for(self.question)
         launch = Launch(self.launcher, self.workers, self.resources, self.retry, self.hours, self.track)
         return run_questions(questions, self.preset, self.data, self.out, launch, self.stale, self.engine, self.trunk)
-
-
-def run_questions(  # type: ignore[no-untyped-def]
-    questions,
-    preset: str,
-    data: Path | None,
-    out: Path,
-    launch: Launch,
-    stale: Literal["keep", "rerun"] | None,
-    engine: str,
-    trunk: bool = False,
-) -> int:
-    """Plans the questions, runs what is not done, reads the results and writes the reports; returns the exit code.
-
-    Cells may depend on what others measured (learning rates are tried before systems are compared): as long as the questions
-    ask for more than was planned they are planned and run again.
-    """
-    from experiments import running
-    from sweeps import Ledger
-    from sweeps.progress import view
-
-    dataset = running.open_data(data, preset, say)
-    ledger = Ledger(out)
-    running.require_sound_once(dataset, out)
-
-    def ask(told):  # type: ignore[no-untyped-def]
-        return running.cells_of(questions, preset, dataset, told, trunk=trunk, known=running.known_in(ledger))
-
-    planned = ask(say)
-    for name in planned:
-        running.refuse_other_data(out, name, dataset)
-    while running.settle_stale(ledger, planned, stale):
-        planned = ask(silent)
-    if "diverged" in launch.retry:
-        running.discard_diverged(ledger, planned)
-        planned = ask(silent)
-    env = running.worker_environment() | running.engine_environment(engine)
-    with launch.curves(ledger, list(planned)) as beside:
-        while True:
-            for name, cells in planned.items():
-                ledger.write_plan(name, cells)
-                running.save_about(out, name, dataset, preset)
-            if launch.launcher == "none":
-                break
-            with view() as on_tick:
-                snapshot = launch(ledger, list(planned), env, running.Tables(ledger, planned).beside(beside(on_tick)))
-            more = ask(silent)
-            while running.settle_stale(ledger, more, stale):
-                more = ask(silent)
-            if more == planned:
-                break
-            say("learning rates are chosen: going on with what was waiting for them")
-            planned = more
-    if launch.launcher == "none":
-        say(f"planned in {out}; `moon worker --out {out}` runs it, `moon report QUESTION --out {out}` reads it")
-        known = running.known_in(ledger, assume=True)
-        if planned != running.cells_of(questions, preset, dataset, silent, trunk=trunk, known=known):
-            say(
-                "some cells wait for learning rates to be chosen: once these steps are done, plan again with the same command"
-            )
-        return DONE
-    failed = running.failures(snapshot) > 0
-    unread = 0
-    for question in questions:
-        if question.name not in planned:
-            continue
-        try:
-            answer(out, question.name, question, planned[question.name])
-        except ValueError as error:  # the other questions can still be read
-            if not is_users(error):
-                raise
-            unread += 1
-            say(f"\n{question.name.replace('_', ' ')}\n  no answer: {error}")
-    tell_suite(out)
-    return SOME_FAILED if failed else BAD_INPUT if unread else DONE
-
-
-def silent(message: str) -> None:
-    """What was said before is not said again."""
 
 
 @dataclass
@@ -300,78 +210,6 @@ class StatusCommand:
 
 
 @dataclass
-class ReportCommand:
-    """Read the results so far and write figures, fits and report.html; works while the sweep still runs.
-
-    Examples: moon report training_tokens
-              moon report training_tokens --against runs-before      (which cells differ, and by how much)
-    """
-
-    question: QuestionName
-    out: Path = OUT
-    against: Path | None = None
-    """Another folder of runs that holds the same question: its cells beside these, in `against.html`."""
-
-    def __call__(self) -> int:
-        from experiments.question import GROUPS
-        from experiments.running import questions_for
-        from sweeps import Ledger
-
-        ledger = Ledger(self.out, create=False)
-        if self.against is not None:
-            from experiments.comparing import compare_folders
-
-            for line in compare_folders(self.question, self.out, self.against):
-                say(line)
-            return DONE
-        for question in questions_for(self.question):
-            if self.question in GROUPS and question.name not in ledger.questions():
-                say(f"skipping {question.name}: it has not been run in {self.out}")
-                continue
-            answer(self.out, question.name, question, ledger.read_plan(question.name).cells)
-        tell_suite(self.out)
-        return DONE
-
-
-@dataclass
-class KeepCommand:
-    """Keep questions' tables with their provenance, small enough for a repository; `moon redraw` makes all else of them again.
-
-    Examples: moon keep training_tokens exchange_rate --out runs-fashion --to results/fashion
-              moon keep my_question.py --to results/shop        (the file is kept with it)
-    """
-
-    questions: Positional[Annotated[tuple[str, ...], arg(metavar="QUESTION [QUESTION ...]")]]
-    to: Path
-    out: Path = OUT
-
-    def __call__(self) -> int:
-        from experiments.keeping import keep
-
-        for question in self.questions:
-            say(f"kept {keep(self.out, question, self.to)}")
-        return DONE
-
-
-@dataclass
-class RedrawCommand:
-    """Make answers, fits, figures and reports of kept tables again, and a page for each set of them. No step is run.
-
-    Example: moon redraw results
-    """
-
-    folder: Positional[Annotated[Path, arg(metavar="DIR", help="holds folders that `moon keep` made")]] = Path(
-        "results"
-    )
-
-    def __call__(self) -> int:
-        from experiments.keeping import redraw
-
-        redraw(self.folder, told=lambda page: say(f"  {page}"))
-        return DONE
-
-
-@dataclass
 class WorkerCommand:
     """Work on whatever is planned in a folder until nothing is left; any number may run, on any host that sees it.
 
@@ -415,55 +253,3 @@ class GcCommand:
                 shutil.rmtree(ledger.step_folder(name))
         print(f"{len(orphans)} steps {'removed' if self.delete else 'would be removed (--delete does it)'}")
         return DONE
-
-
-@dataclass
-class ExportCommand:
-    """Take an encoder out of a finished step: weights (safetensors), config, tokenizer and card; of an embed step the vectors
-    of all items besides, as `embeddings.parquet`.
-
-    Examples: moon export runs/steps/posttrain-0a1b2c3d4e5f --to my-encoder
-              moon export runs/steps/embed-5e4d3c2b1a0f --to my-vectors --dim 64 --int8
-    """
-
-    step: Positional[Annotated[Path, arg(metavar="STEP_DIR")]]
-    to: Path
-    """A new folder; `moon_jax.inference.load` reads it."""
-    dim: int | None = None
-    """Keep the first so many dimensions of each vector, at unit length again (Matryoshka)."""
-    int8: bool = False
-    """Vectors as int8 with a scale each, instead of float16."""
-
-    def __call__(self) -> int:
-        from experiments.exporting import export, source_of
-
-        say(f"exported to {export(self.step, self.to, dim=self.dim, int8=self.int8)}")
-        if source_of(self.step).tokens == 0:
-            say("note: no post-training token went into this encoder; it is the one that others are compared with")
-        return DONE
-
-
-def answer(out: Path, name: str, question, cells) -> None:  # type: ignore[no-untyped-def]
-    """Collect, read, write, and print the answer."""
-    from experiments import answering, running
-    from sweeps import Ledger
-
-    table = running.collect(Ledger(out, create=False), name, cells)
-    reading = answering.reading_of(question, table, out)
-    path = answering.write_reading(out, question, reading, table, running.load_about(out, name))
-    say(f"\n{name.replace('_', ' ')}")
-    for sentence in reading.answer:
-        say(f"  {sentence}")
-    for sentence in reading.notes:
-        say(f"  {sentence}")
-    for sentence in reading.weak:
-        say(f"  weak: {sentence}")
-    say(f"  {path}")
-
-
-def tell_suite(out: Path) -> None:
-    """Write the page over all answers of the folder, and say where it is."""
-    from experiments.suite_page import write_suite
-
-    if (page := write_suite(out)) is not None:
-        say(f"\nall questions of this folder: {page}")

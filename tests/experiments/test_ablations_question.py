@@ -1,12 +1,14 @@
 """Ablations: each system differs by one choice, what can be shared is shared, and the table says what the numbers say."""
 
-from dataclasses import fields
+from dataclasses import fields, replace
 
 import numpy as np
 import polars as pl
 import pytest
 
+from experiments import ablations
 from experiments.ablations import METRICS, SEEDS, SEVERAL, SYSTEMS, cells, differences_of, read
+from experiments.recipes import recipe_for
 from experiments.tuning import Known
 from experiments.worlds import world_for
 from moon_jax.data.contract import Dataset
@@ -20,6 +22,14 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
     return make_world(tmp_path_factory.mktemp("world") / "set", world_for("smoke"))
 
 
+@pytest.fixture
+def around_the_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on photos: rendered images vary the plain system."""
+    monkeypatch.setattr(
+        ablations, "recipe_for", lambda preset, data: replace(recipe_for(preset, data), ablated="whole")
+    )
+
+
 def closure(step: Step) -> dict[str, Step]:
     found = {step.name: step}
     for needed in step.needs.values():
@@ -27,28 +37,27 @@ def closure(step: Step) -> dict[str, Step]:
     return found
 
 
-def test_each_system_differs_from_its_opponent_by_one_choice() -> None:
-    for name, (system, opponent) in SYSTEMS.items():
-        if not opponent:
-            continue
-        other = SYSTEMS[opponent][0]
-        apart = [f.name for f in fields(system) if getattr(system, f.name) != getattr(other, f.name)]
-        assert (len(apart) > 1) == (name in SEVERAL), (name, apart)
+def apart(base: str, name: str) -> set[str]:
+    """Choices in which a system differs from its opponent."""
+    system, opponent = SYSTEMS[base][name]
+    other = SYSTEMS[base][opponent][0]
+    return {f.name for f in fields(system) if getattr(system, f.name) != getattr(other, f.name)}
 
 
-def test_every_choice_of_the_paper_is_taken_out_once() -> None:
-    varied = set()
-    for system, opponent in SYSTEMS.values():
-        if opponent:
-            other = SYSTEMS[opponent][0]
-            varied |= {f.name for f in fields(system) if getattr(system, f.name) != getattr(other, f.name)}
+@pytest.mark.parametrize("base", SYSTEMS)
+def test_each_system_differs_from_its_opponent_by_one_choice(base: str) -> None:
+    assert [name for name, (_, opponent) in SYSTEMS[base].items() if not opponent] == [base]
+    varied = {name: apart(base, name) for name, (_, opponent) in SYSTEMS[base].items() if opponent}
+    for name, choices in varied.items():
+        assert (len(choices) > 1) == (name in SEVERAL), (name, choices)
     # Processing has questions of its own (`processing`, `iterations`).
-    assert varied == {f.name for f in fields(SYSTEMS["whole"][0])} - {"processed"}
+    assert set().union(*varied.values()) == {f.name for f in fields(SYSTEMS[base][base][0])} - {"processed"}
 
 
+@pytest.mark.usefixtures("around_the_whole")
 def test_pretraining_and_first_stages_are_shared(data: Dataset) -> None:
     planned = [cell for cell in cells("demo", data) if not cell.coordinates["trial"]]
-    assert len(planned) == len(SYSTEMS) * len(SEEDS)
+    assert len(planned) == len(SYSTEMS["whole"]) * len(SEEDS)
     steps: dict[str, Step] = {}
     for cell in planned:
         for step in cell.steps.values():
@@ -58,21 +67,21 @@ def test_pretraining_and_first_stages_are_shared(data: Dataset) -> None:
     runs = [s for s in steps.values() if isinstance(s.config, PosttrainConfig)]
     # whole, no queue, no hard negatives and circle loss share a first stage; "second stage alone" and "plain" have none
     second = [s for s in runs if s.config.ema]
-    assert len(runs) - len(second) == (len(SYSTEMS) - 5) * len(SEEDS)
-    assert {s.config.tokens for s in runs if "begin" in s.needs and s.config.hard_negatives} == {60_000, 120_000}
+    assert len(runs) - len(second) == (len(SYSTEMS["whole"]) - 5) * len(SEEDS)
+    assert {s.config.tokens for s in runs if "begin" in s.needs and s.config.hard_negatives} == {120_000, 240_000}
     assert all(s.config.actions == ("purchase",) for s in second)
     assert all(
         s.config.peak_lr < first.config.peak_lr
         for s in second
         for first in runs
-        if s.config.tokens == 60_000 == first.config.tokens and not first.config.ema
+        if s.config.tokens == 120_000 == first.config.tokens and not first.config.ema
     )
 
 
-def table_of(gains: dict[str, float]) -> pl.DataFrame:
+def table_of(gains: dict[str, float], base: str = "whole") -> pl.DataFrame:
     rows = []
     for name, gain in gains.items():
-        opponent = SYSTEMS[name][1]
+        opponent = SYSTEMS[base][name][1]
         for seed in SEEDS:
             row = {"system": name, "opponent": opponent, "budget": 6_000, "seed": seed, "status": "done"}
             row |= {"image_queries": 1200, "gallery": 44_000, "posttrain_flops": 1e12, "tokens": 6_000.0}
@@ -105,6 +114,16 @@ def test_the_reading_says_what_the_intervals_say() -> None:
     assert set(reading.figures) == {"ablations", "nested"}
 
 
+def test_what_is_put_into_the_plain_system_is_read_against_it() -> None:
+    reading = read(table_of({"plain": 0.0, "queue": 0.05, "no nested widths": 0.0}, base="plain"))
+    told = " ".join(reading.answer)
+    assert "Better, recall@10 against the plain system: queue +0.050 [" in told
+    assert "first 8 dimensions, training without nested widths changes recall@10 by -0.020 [" in told
+    assert reading.notes[0].startswith("The plain system: recall@1 0.101")
+    assert any("each is put into the plain one" in note for note in reading.notes)
+    assert set(reading.tables["nested widths"]["system"]) == {"plain", "no nested widths"}
+
+
 @pytest.mark.parametrize(("whole", "told"), [(0.0006, True), (0.0008, False)])
 def test_a_whole_that_finds_hardly_more_than_chance_is_said_first(whole: float, told: bool) -> None:
     table = table_of({"whole": 0.0, "no queue": -0.03})  # chance is 10 of 44,000
@@ -114,9 +133,10 @@ def test_a_whole_that_finds_hardly_more_than_chance_is_said_first(whole: float, 
     assert ("hardly more than chance" in read(table).answer[0]) == told
 
 
+@pytest.mark.usefixtures("around_the_whole")
 def test_a_rate_of_its_own_is_tried_for_each_system_before_anything_is_compared(data: Dataset) -> None:
     first = cells("demo", data, Known())
-    assert {cell.coordinates["trial"] for cell in first} == set(SYSTEMS)
+    assert {cell.coordinates["trial"] for cell in first} == set(SYSTEMS["whole"])
     assert {(cell.coordinates["seed"], len(cell.steps)) for cell in first} == {(0, 2)}
 
     def result_of(step: Step) -> dict[str, object] | None:

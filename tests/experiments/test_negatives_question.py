@@ -1,5 +1,6 @@
 """The question of negatives: one source is varied at a time, and the others are read as paired gains over the whole batch."""
 
+import math
 from dataclasses import replace
 
 import polars as pl
@@ -8,8 +9,10 @@ import pytest
 from experiments.negatives import MOMENTUM, cells, gains_of
 from experiments.recipes import recipe_for
 from experiments.training_tokens import cells as token_cells
+from experiments.tuning import Known
 from moon_jax.data.contract import Dataset
 from moon_jax.stages.posttrain import PosttrainConfig, TrunkConfig
+from sweeps import Step
 
 
 def test_one_source_is_varied_at_a_time(smoke_world: Dataset) -> None:
@@ -29,6 +32,32 @@ def test_one_source_is_varied_at_a_time(smoke_world: Dataset) -> None:
     assert {(config.queue_from, config.ema) for config in configs["queue, own past"]} == {("online", 0.0)}
     assert {config.hard_negatives for config in configs["hard"]} == set(recipe.hard)
     assert len({config.tokens for each in configs.values() for config in each}) == 1
+
+
+def test_each_source_has_a_learning_rate_of_its_own(smoke_world: Dataset) -> None:
+    recipe = recipe_for("demo", smoke_world)
+
+    def result_of(step: Step) -> dict[str, object]:
+        if "posttrain" not in step.needs:
+            return {"status": "done"}
+        config = step.needs["posttrain"].config
+        best = 3 * recipe.lr if config.queue else recipe.lr
+        return {"status": "done", "valid_image_entropy": abs(math.log(config.peak_lr / best))}
+
+    planned = cells("demo", smoke_world, Known(result_of))
+    beside = [cell for cell in planned if cell.coordinates["source"] != "batch"]
+    tried = {
+        (cell.coordinates["trial"], round(cell.coordinates["lr"], 2)) for cell in beside if cell.coordinates["trial"]
+    }
+    assert {lr for name, lr in tried if name == "hard of 4"} == {0.33, 1.0, 3.0}
+    assert {lr for name, lr in tried if name == "queue of 256"} == {0.33, 1.0, 3.0, 9.0}  # its best lay at an end
+    compared = [cell for cell in beside if not cell.coordinates["trial"]]
+    assert len(compared) == (len(recipe.queues) + 1 + len(recipe.hard)) * len(recipe.seeds)
+    for cell in compared:
+        assert cell.coordinates["lr"] == (1.0 if cell.coordinates["source"] == "hard" else 3.0)
+        assert cell.steps["contrast"].needs["baseline"].needs["posttrain"].config.peak_lr == recipe.lr
+    asked_first = [cell for cell in cells("demo", smoke_world, Known()) if cell.coordinates["source"] != "batch"]
+    assert all(cell.coordinates["trial"] for cell in asked_first)  # nothing is compared before the rates are known
 
 
 def test_gains_are_means_over_seeds_with_intervals() -> None:
