@@ -173,9 +173,10 @@ def test_the_first_state_is_that_of_the_seed() -> None:
 
 @pytest.mark.proof
 def test_what_is_read_of_unseen_products_is_answered(tmp_path: Path) -> None:
-    """A million tokens teach it to find the answer in the title of a product that it has never seen.
+    """Two million tokens teach it to find the answer in the title of a product that it has never seen.
 
-    What a photo shows takes more than this budget on rendered pictures; on photos the question `pretraining` measures it.
+    It learns this all at once, most seeds within half of that. What a photo shows takes more than this on rendered pictures; on
+    photos the question `pretraining` measures it.
     """
     world = make_world(tmp_path / "set", replace(TINY_WORLD, products=1000))
     asked, trained, said = (tmp_path / name for name in ("asked", "trained", "said"))
@@ -184,7 +185,7 @@ def test_what_is_read_of_unseen_products_is_answered(tmp_path: Path) -> None:
     files = {name: world.path(name) for name in ("items", "queries", "pairs")}
     prepare(PrepareConfig(32, 32, 16, 512, questions=True), files=files, inputs={}, folder=asked, report=silent)
     encoder = EncoderConfig(height=32, width=32, patch=16, vocabulary=512, embedding=16)
-    config = PretrainConfig(encoder, tokens=1_000_000, batch=32, peak_lr=4e-3, question=32, answer=8, seed=2)
+    config = PretrainConfig(encoder, tokens=2_000_000, batch=32, peak_lr=4e-3, question=32, answer=8)
     run(world, asked, trained, Interrupts(), config)
     found = answers(
         AnswersConfig(question=32, answer=8, samples=2),
