@@ -60,7 +60,6 @@ SYSTEMS = {
         "two towers": (replace(PLAIN, backbone="dual"), "plain"),
         "causal attention": (replace(PLAIN, causal=True), "plain"),
         "last-token pool": (replace(PLAIN, pool="last"), "plain"),
-        "causal, last token": (replace(PLAIN, causal=True, pool="last"), "plain"),
         "two stages, one form": (replace(PLAIN, stages="both"), "plain"),
         "several forms first": (replace(PLAIN, stages="both", mixture=True), "two stages, one form"),
         "hard negatives": (replace(PLAIN, hard_negatives=True), "plain"),

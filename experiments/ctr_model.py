@@ -6,6 +6,7 @@ overfits rows of rare items, unless the ID table begins anew (one-epoch phenomen
 Refuted, one by one, where the interval of the paired difference in GAUC includes 0.
 """
 
+import functools
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +17,7 @@ from experiments import steps
 from experiments.question import QuestionError, Reading
 from experiments.reading import by_verdict, number, paired_interval, verdict_of
 from experiments.recipes import mixture_of, recipe_for, searches_of
+from experiments.tuning import ASSUMED, Known, bests, settle, try_rates
 from moon_jax.data.tables import read_schema
 from sweeps import Cell
 
@@ -24,6 +26,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from moon_jax.data.contract import Dataset
+    from sweeps import Step
 
 SEEDS = (0, 1, 2)
 IDS, CUBE = ("attention",), ("cube",)
@@ -59,8 +62,9 @@ SMOKE = (BASE, "IDs alone", "row-wise updates", "user features", "4 passes, fres
 METRICS = ("gauc", "auc", "log_loss", "ece")
 
 
-def cells(preset: str, data: "Dataset") -> list[Cell]:
-    """choice x seed; one pass is the training split once, at most the recipe's examples."""
+def cells(preset: str, data: "Dataset", known: Known = ASSUMED) -> list[Cell]:
+    """choice x seed, each at its best learning rate of a trial by the first seed; one pass is the training split once, at most
+    the recipe's examples."""
     data.path("impressions")
     recipe, embedded = recipe_for(preset, data), None
     if not data.has("embeddings"):
@@ -70,27 +74,43 @@ def cells(preset: str, data: "Dataset") -> list[Cell]:
     split = data.read("impressions", ["split"])["split"].to_numpy()
     once = min(int((split == "train").sum()), recipe.examples)
     shown = {name: CHOICES[name] for name in (SMOKE if preset == "smoke" else CHOICES) if _has(data, CHOICES[name])}
+    seeds = SEEDS[:2] if preset == "smoke" else SEEDS
+
+    def trained(name: str, lr: float, seed: int = seeds[0]) -> "dict[str, Step]":
+        choice = shown[name]
+        ctr = steps.application(
+            data,
+            recipe,
+            length=recipe.ctr_length,
+            seed=seed,
+            embedded=embedded,
+            modules=choice.modules,
+            examples=once * choice.passes,
+            lr=lr,
+            **choice.changes,
+        )
+        return {"application": ctr}
+
+    trials = {
+        name: try_rates(name, "valid_log_loss", recipe.lr_axis, functools.partial(trained, name), known)
+        for name in shown
+    }
+    rates = bests(trials)
     out = []
-    for seed in SEEDS[:2] if preset == "smoke" else SEEDS:
-        runs = {
-            name: steps.application(
-                data,
-                recipe,
-                length=recipe.ctr_length,
-                seed=seed,
-                embedded=embedded,
-                modules=choice.modules,
-                examples=once * choice.passes,
-                **choice.changes,
-            )
-            for name, choice in shown.items()
-        }
+    for name, trial in trials.items():
+        out += trial.cells(choice=name, against=shown[name].against, seed=seeds[0])
+    for seed in seeds:
         for name, choice in shown.items():
-            named = {"application": runs[name]}
+            if name not in rates or (choice.against or name) not in rates:
+                continue
+            named = trained(name, rates[name], seed)
+            run = named["application"]
             if choice.against:
-                named["compare"] = steps.compare(runs[name], runs[choice.against])
-            coordinates = {"choice": name, "against": choice.against, "seed": seed}
-            out.append(Cell({**coordinates, "run": runs[name].name}, named))
+                named["compare"] = steps.compare(
+                    run, trained(choice.against, rates[choice.against], seed)["application"]
+                )
+            of = {"choice": name, "against": choice.against, "seed": seed}
+            out.append(Cell({**of, "trial": "", "lr": rates[name], "run": run.name}, named))
     return out
 
 
@@ -105,6 +125,7 @@ def read(results: "pl.DataFrame") -> Reading:
     """Each choice's GAUC, AUC, log loss and calibration error, and its paired gain of GAUC over its opponent."""
     import polars as pl
 
+    results, tried, rates, untuned = settle(results)
     done = results.filter(pl.col("status") == "done")
     table = choices_of(done)
     if table.is_empty():
@@ -124,11 +145,16 @@ def read(results: "pl.DataFrame") -> Reading:
         f"{table.height} true nulls {0.05 * table.height:.1f} would be called a difference. GAUC compares within users, so what "
         "is the same for all impressions of a user shows in AUC and log loss only."
     )
-    reading.weak.append("one learning rate and one weight decay for all choices; a cosine over the whole budget, so the "
-                        "last of several passes has the smallest rates")  # fmt: skip
+    reading.notes += rates
+    reading.weak += untuned
+    reading.weak.append(
+        "one weight decay for all choices; a cosine over the whole budget, so the last of several passes has the smallest rates"
+    )
     reading.weak.append("one set of representations: the encoder's seed noise is not in the intervals")
     reading.tables["choices"] = table
     reading.tables["means over seeds"] = means_of(done)
+    if tried.height:
+        reading.tables["learning rates tried"] = tried
     reading.figures["choices"] = choices_figure(table)
     return reading
 

@@ -34,8 +34,13 @@ def keep(runs: Path, question: str, to: Path) -> Path:
     unfinished = table.filter(pl.col("status").is_in(["pending", "running"])).height
     if unfinished:
         raise QuestionError(f"{home}: {unfinished} cells have not finished yet")
-    if "trial" in table.columns and table.filter(pl.col("trial").fill_null("") == "").is_empty():
-        raise QuestionError(f"{home}: only learning rates have been tried yet; run the question again")
+    if "trial" in table.columns:
+        tried, grid = table.filter(pl.col("trial") != ""), table.filter(pl.col("trial").fill_null("") == "")
+        if grid.is_empty():
+            raise QuestionError(f"{home}: only learning rates have been tried yet; run the question again")
+        if failed := tried.filter(~pl.col("status").is_in(["done", "diverged"])).height:
+            told = "so what waits for the best rate is missing; run the question again"
+            raise QuestionError(f"{home}: {failed} runs that try learning rates have failed, {told}")
     target = to / home.name
     target.mkdir(parents=True, exist_ok=True)
     for name in KEPT:

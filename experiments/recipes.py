@@ -85,11 +85,11 @@ class Recipe:
     ladder_tokens: int = 60_000
     compute_sizes: tuple[str, ...] = ("16x1", "32x1", "48x1", "64x2")
     compute: tuple[float, ...] = (2.5e10, 5e10, 1e11, 2e11)
-    pretrain_tokens: tuple[int, ...] = (60_000, 240_000, 960_000)
+    pretrain_tokens: tuple[int, ...] = (30_000, 120_000, 480_000)
     questions: bool = False
     rich_length: int = 0
     ablated: Literal["whole", "plain"] = "whole"
-    ablation_tokens: int = 240_000
+    ablation_tokens: int = 180_000
     forms: int = 9
 
 

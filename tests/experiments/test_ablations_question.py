@@ -68,13 +68,13 @@ def test_pretraining_and_first_stages_are_shared(data: Dataset) -> None:
     # whole, no queue, no hard negatives and circle loss share a first stage; "second stage alone" and "plain" have none
     second = [s for s in runs if s.config.ema]
     assert len(runs) - len(second) == (len(SYSTEMS["whole"]) - 5) * len(SEEDS)
-    assert {s.config.tokens for s in runs if "begin" in s.needs and s.config.hard_negatives} == {120_000, 240_000}
+    assert {s.config.tokens for s in runs if "begin" in s.needs and s.config.hard_negatives} == {90_000, 180_000}
     assert all(s.config.actions == ("purchase",) for s in second)
     assert all(
         s.config.peak_lr < first.config.peak_lr
         for s in second
         for first in runs
-        if s.config.tokens == 120_000 == first.config.tokens and not first.config.ema
+        if s.config.tokens == 90_000 == first.config.tokens and not first.config.ema
     )
 
 

@@ -144,6 +144,16 @@ def test_unfinished_runs_are_not_kept(tmp_path: Path, state: str) -> None:
     assert not (tmp_path / "results").exists()
 
 
+def test_what_waits_for_a_trial_that_failed_is_missed(tmp_path: Path) -> None:
+    trials = table(rows=2).with_columns(trial=pl.lit("MUSE"), status=pl.Series(["diverged", "crashed"]))
+    put(tmp_path / "runs", pl.concat([table(), trials], how="diagonal"))
+    with pytest.raises(QuestionError, match="1 runs that try learning rates have failed"):
+        keeping.keep(tmp_path / "runs", "falling", tmp_path / "results")
+    put(tmp_path / "none", trials)
+    with pytest.raises(QuestionError, match="only learning rates have been tried yet"):
+        keeping.keep(tmp_path / "none", "falling", tmp_path / "results")
+
+
 def test_nothing_kept_is_said(moon: Callable[..., Any], tmp_path: Path) -> None:
     (tmp_path / "results").mkdir()
     for arguments, said in (
