@@ -136,7 +136,8 @@ def read(results: "pl.DataFrame") -> Reading:
         )
     else:
         notes.append(
-            "The whole system has too few tokens here to take choices out of it: each is put into the plain one."
+            "Each choice is put into the plain system, not taken out of the whole one, which needs more tokens than this preset has: "
+            "`the whole` shows it."
         )
     reading = Reading(answer=by_verdict(table, said), notes=notes)
     found, chance = _mean(varied, "image_recall@10"), 10 / gallery
@@ -151,13 +152,13 @@ def read(results: "pl.DataFrame") -> Reading:
     reading.weak += untuned
     reading.notes += rates
     reading.tables["ablations"] = table
+    reading.figures["ablations"] = ablations_figure(table, base)
     if tried.height:
         reading.tables["learning rates tried"] = tried
     if (nested_table := nested_of(results)).height:
         reading.tables["nested widths"] = nested_table
         reading.answer.append(_nested_sentence(results))
         reading.figures["nested"] = nested_figure(nested_table)
-    reading.figures["ablations"] = ablations_figure(table, base)
     return reading
 
 

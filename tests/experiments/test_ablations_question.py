@@ -120,7 +120,7 @@ def test_what_is_put_into_the_plain_system_is_read_against_it() -> None:
     assert "Better, recall@10 against the plain system: queue +0.050 [" in told
     assert "first 8 dimensions, training without nested widths changes recall@10 by -0.020 [" in told
     assert reading.notes[0].startswith("The plain system: recall@1 0.101")
-    assert any("each is put into the plain one" in note for note in reading.notes)
+    assert any("is put into the plain system" in note for note in reading.notes)
     assert set(reading.tables["nested widths"]["system"]) == {"plain", "no nested widths"}
 
 
