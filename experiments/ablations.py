@@ -136,8 +136,7 @@ def read(results: "pl.DataFrame") -> Reading:
         )
     else:
         notes.append(
-            "Each choice is put into the plain system, not taken out of the whole one, which needs more tokens than this preset "
-            "has: `the whole` shows it."
+            "Each choice is put into the plain system, not taken out of the whole one: for presets of few tokens."
         )
     reading = Reading(answer=by_verdict(table, said), notes=notes)
     found, chance = _mean(varied, "image_recall@10"), 10 / gallery

@@ -101,13 +101,12 @@ def _beside(data: "Dataset", recipe: Recipe, search: Form, whole: dict[int, Step
             named = at_rate(trial.best, seed)
             if search.search == "image":
                 named["contrast"] = steps.contrast(named["embed"], baseline)
-            at = _at(source, size, seed, trial.best, named["posttrain"])
-            out.append(Cell({**at, "trial": ""}, named))
+            out.append(Cell(_at(source, size, seed, trial.best, named["posttrain"]), named))
     return out
 
 
 def _at(source: str, size: int, seed: int, lr: float, run: Step) -> dict[str, Any]:
-    return {"source": source, "negatives": size, "seed": seed, "lr": lr, "run": run.name}
+    return {"source": source, "negatives": size, "seed": seed, "trial": "", "lr": lr, "run": run.name}
 
 
 def _measured(data: "Dataset", recipe: Recipe, run: Step, search: Form) -> dict[str, Step]:
@@ -128,7 +127,7 @@ def read(results: "pl.DataFrame") -> Reading:
     runs, rates, weak = choose_rates(in_batch, "negatives", search)
     # Seeds meet slightly different duplicates: their mean makes them replicates of one x.
     runs = runs.with_columns(pl.col("realised_negatives").mean().over("negatives"))
-    reading = Reading(answer=[], weak=weak + (untuned if beside.height else []))
+    reading = Reading(answer=[], weak=weak + (untuned if beside.height or tried.height else []))
     for metric, transform in measured(search):
         for law in ("power_floor", "log_line"):
             fit = analysis.fit(

@@ -49,7 +49,13 @@ def cells(preset: str, data: "Dataset", known: Known = ASSUMED) -> list[Cell]:
     out = []
     for part, question in PARTS.items():
         for cell in asked(question.cells, preset, data, known):
-            told = {"part": part, "embedding": recipe.embedding, "batch": recipe.batch, "search": width.search}
+            told = {
+                "part": part,
+                "embedding": recipe.embedding,
+                "batch": recipe.batch,
+                "search": width.search,
+                "trial": "",
+            }
             out.append(Cell({**told, **cell.coordinates}, cell.steps))
     return out
 

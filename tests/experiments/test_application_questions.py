@@ -1,12 +1,13 @@
 """sequence_length and funnel: what they plan for a dataset, and what they say of planted results."""
 
+import math
 import sys
 from pathlib import Path
 
 import polars as pl
 import pytest
 
-from experiments import funnel, recipes, sequence_length
+from experiments import ctr_model, funnel, recipes, sequence_length
 from experiments.question import QuestionError
 from experiments.sequence_length import CONTENT, LONG_MODELS, MODELS, gains_of
 from experiments.tuning import Known
@@ -31,6 +32,28 @@ def own_vectors(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
 
 def kinds(cells: list) -> set[str]:
     return {step.function.rpartition(":")[2] for step in in_order(cells)}
+
+
+def test_each_choice_of_the_ctr_model_has_a_learning_rate_of_its_own(own_vectors: Dataset) -> None:
+    first = ctr_model.cells("demo", own_vectors, Known())
+    assert all(cell.coordinates["trial"] == cell.coordinates["choice"] for cell in first)
+    assert "compare" not in {name for cell in first for name in cell.steps}
+
+    def result_of(step: Step) -> dict[str, object]:
+        rates = sorted({cell.steps["application"].config.peak_lr for cell in first})
+        best = (
+            rates[0]
+            if step.config.examples > min(cell.steps["application"].config.examples for cell in first)
+            else rates[1]
+        )
+        return {"status": "done", "valid_log_loss": abs(math.log(step.config.peak_lr / best))}
+
+    grid = [cell for cell in ctr_model.cells("demo", own_vectors, Known(result_of)) if not cell.coordinates["trial"]]
+    rates = {cell.coordinates["choice"]: round(cell.coordinates["lr"], 2) for cell in grid}
+    assert rates[ctr_model.BASE] == rates["IDs alone"] == 1.0
+    assert rates["4 passes"] == rates["IDs alone, 4 passes"] == 0.33
+    compared = [cell for cell in grid if cell.coordinates["against"]]
+    assert all(cell.steps["compare"].needs["application"] == cell.steps["application"] for cell in compared)
 
 
 def test_vectors_of_ones_own_need_the_application_alone(own_vectors: Dataset) -> None:

@@ -2,11 +2,12 @@
 
 import math
 from dataclasses import replace
+from pathlib import Path
 
 import polars as pl
 import pytest
 
-from experiments.negatives import MOMENTUM, cells, gains_of
+from experiments.negatives import MOMENTUM, cells, gains_of, read
 from experiments.recipes import recipe_for
 from experiments.training_tokens import cells as token_cells
 from experiments.tuning import Known
@@ -58,6 +59,18 @@ def test_each_source_has_a_learning_rate_of_its_own(smoke_world: Dataset) -> Non
         assert cell.steps["contrast"].needs["baseline"].needs["posttrain"].config.peak_lr == recipe.lr
     asked_first = [cell for cell in cells("demo", smoke_world, Known()) if cell.coordinates["source"] != "batch"]
     assert all(cell.coordinates["trial"] for cell in asked_first)  # nothing is compared before the rates are known
+
+
+def test_trials_choose_and_take_no_part_in_what_is_compared() -> None:
+    kept = pl.read_parquet(Path(__file__).parents[2] / "results" / "planted" / "negatives" / "results.parquet")
+    is_trial = pl.col("trial").fill_null("") != ""
+    reading = read(kept)
+    assert reading.tables["other sources, beside the whole batch"].height == 5
+    assert reading.tables["runs"].height == kept.filter(~is_trial).height < kept.height
+    assert reading.tables["learning rates tried beside the whole batch"].height == kept.filter(is_trial).height
+    failed = kept.filter(is_trial | (pl.col("source") == "batch"))
+    failed = failed.with_columns(status=pl.when(is_trial).then(pl.lit("crashed")).otherwise("status"))
+    assert any("not all that were tried have finished" in weak for weak in read(failed).weak)
 
 
 def test_gains_are_means_over_seeds_with_intervals() -> None:
