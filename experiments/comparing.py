@@ -22,6 +22,8 @@ def compare_folders(question: str, ours: Path, theirs: Path) -> list[str]:
     """
     from analysis.report import Section, write_report
 
+    if ours.resolve() == theirs.resolve():
+        raise QuestionError(f"--against {theirs}: that is the same folder; name another that holds {question}")
     tables = {folder: _results(folder, question) for folder in (ours, theirs)}
     mine, other = tables.values()
     names = [name for name in _coordinates(mine) if name in other.columns]

@@ -14,6 +14,7 @@ import pytest
 
 import analysis
 from experiments import answering, keeping, suite_page
+from experiments.comparing import compare_folders
 from experiments.question import Question, QuestionError, Reading
 
 ABOUT = {"data": "a shop", "fingerprint": "f", "source": "here", "licence": "none", "simulated": {}, "preset": "demo"}
@@ -152,6 +153,20 @@ def test_what_waits_for_a_trial_that_failed_is_missed(tmp_path: Path) -> None:
     put(tmp_path / "none", trials)
     with pytest.raises(QuestionError, match="only learning rates have been tried yet"):
         keeping.keep(tmp_path / "none", "falling", tmp_path / "results")
+
+
+def test_two_folders_are_compared_cell_by_cell_and_one_with_itself_is_refused(tmp_path: Path) -> None:
+    rows = table().select("seed", "tokens", "error", "status", "device", "versions", "commit")
+    ours = put(tmp_path / "ours", rows).parent
+    last = pl.col("tokens") == pl.col("tokens").max()
+    moved = rows.with_columns(error=pl.when(last).then(pl.col("error") - 0.25).otherwise("error"))
+    theirs = put(tmp_path / "theirs", moved).parent
+    lines = compare_folders("falling", ours, theirs)
+    assert lines[0] == "24 cells stand in both, known by seed, tokens"
+    assert "error: differs in 2 cells, by +0.02083 in the mean, 0.25 at most" in lines  # the mean is over all 24
+    assert (ours / "falling" / "against.html").is_file()
+    with pytest.raises(QuestionError, match="that is the same folder"):
+        compare_folders("falling", ours, ours)
 
 
 def test_nothing_kept_is_said(moon: Callable[..., Any], tmp_path: Path) -> None:
